@@ -1,0 +1,7 @@
+//! catamaran: a thread-per-core Raft log replication appliance.
+//!
+//! The rooms in reading order. Everything that decides is pure (values in, effects out);
+//! everything that acts is in `runtime`, and `sim` is the other world that drives the same code.
+
+pub mod base;
+pub mod model;

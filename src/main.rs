@@ -1,0 +1,2 @@
+//! catamaran
+fn main() {}

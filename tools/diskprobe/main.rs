@@ -1,0 +1,2 @@
+//! diskprobe
+fn main() {}

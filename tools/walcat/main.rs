@@ -1,0 +1,2 @@
+//! walcat
+fn main() {}
