@@ -5,3 +5,15 @@
 
 pub mod base;
 pub mod model;
+
+pub mod raft;
+pub mod wal;
+pub mod wire;
+
+pub mod shard;
+pub mod stats;
+
+pub mod client;
+pub mod config;
+pub mod runtime;
+pub mod sim;

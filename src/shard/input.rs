@@ -1,0 +1,165 @@
+//! What the world tells a shard.
+
+use bytes::Bytes;
+
+use crate::base::BlockBuf;
+use crate::model::{ConnId, NodeId, ShardId, StreamId, WriteSeq};
+use crate::wal::SegmentNo;
+
+/// The two streams per peer and shard. Bulk data never stands before a vote or a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Votes, heartbeats, acknowledgements, read rounds.
+    Control,
+    /// Append frames with batches.
+    Bulk,
+}
+
+/// One device read of one shard since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadSeq(pub u64);
+
+/// What a device answered instead of doing its work. Any of these on a write ends the node (I-03).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoFault {
+    /// EIO and everything else that says the medium failed.
+    Failed {
+        /// The errno, for people.
+        errno: i32,
+    },
+    /// ENOSPC.
+    NoSpace,
+    /// Fewer bytes than asked for, and no more to be had.
+    Short,
+}
+
+/// One thing that happened in the world since the last turn.
+#[derive(Debug)]
+pub enum Input {
+    /// A client connected. Its bytes follow under this id.
+    ClientOpened {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Bytes from a client, cut anywhere. The world stops reading from a connection once the
+    /// bytes it delivered and that no `Effect::ClientRoom` has returned exceed its budget.
+    ClientBytes {
+        /// The connection.
+        conn: ConnId,
+        /// What came.
+        bytes: Bytes,
+    },
+    /// A client is gone. No effect may name it after this turn.
+    ClientClosed {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// A peer stream passed its handshake and is ready in both directions.
+    PeerUp {
+        /// The node at the other end.
+        peer: NodeId,
+        /// Which stream of the two.
+        lane: Lane,
+        /// Which incarnation.
+        stream: StreamId,
+        /// Bulk bytes that we may have unacknowledged towards it.
+        credit_bytes: u64,
+    },
+    /// A peer stream is gone, with everything that was sent and not received.
+    PeerDown {
+        /// The node at the other end.
+        peer: NodeId,
+        /// Which stream of the two.
+        lane: Lane,
+        /// Which incarnation; one that is not current is ignored (N-06).
+        stream: StreamId,
+    },
+    /// Bytes from a peer's control stream, cut anywhere.
+    PeerControl {
+        /// The node at the other end.
+        peer: NodeId,
+        /// Which incarnation.
+        stream: StreamId,
+        /// What came.
+        bytes: Bytes,
+    },
+    /// One whole bulk frame, at the start of a block of its own length: a follower writes the
+    /// very same memory to its device.
+    PeerBulk {
+        /// The node at the other end.
+        peer: NodeId,
+        /// Which incarnation.
+        stream: StreamId,
+        /// Exactly one frame (`wire::peer::bulk_frame_bytes`), header included.
+        frame: BlockBuf,
+    },
+    /// A block write is durable (I-02). Completions may come in any order.
+    WriteDone {
+        /// Which write.
+        write: WriteSeq,
+    },
+    /// A block write failed: nothing is known about what the device holds.
+    WriteFailed {
+        /// Which write.
+        write: WriteSeq,
+        /// What the device said.
+        fault: IoFault,
+    },
+    /// A device read ended. The buffer comes back either way.
+    ReadDone {
+        /// Which read.
+        read: ReadSeq,
+        /// The buffer of the effect, filled from its start.
+        buf: BlockBuf,
+        /// Whether it was filled.
+        result: Result<(), IoFault>,
+    },
+    /// A segment file is pre-written, of full size, and its directory entry is durable.
+    SegmentReady {
+        /// Which one.
+        segment: SegmentNo,
+    },
+    /// A segment file could not be made.
+    SegmentFailed {
+        /// Which one.
+        segment: SegmentNo,
+        /// Why; `NoSpace` makes the shard refuse appends until a later attempt succeeds.
+        fault: IoFault,
+    },
+    /// A client frame that another shard of this node received for one of our groups.
+    Forwarded {
+        /// The shard that has the connection.
+        from: ShardId,
+        /// The connection there.
+        conn: ConnId,
+        /// One whole, checked frame.
+        frame: Bytes,
+    },
+    /// Reply frames to a request that we forwarded.
+    Returned {
+        /// The connection here.
+        conn: ConnId,
+        /// Whole frames.
+        replies: Bytes,
+        /// How many of our forwarded requests they answer.
+        requests: u32,
+    },
+    /// Nothing but time has passed. Comes at least every 25 ms.
+    Tick,
+    /// SIGTERM: refuse new work; write the final seal. `Effect::Drained` follows.
+    Drain,
+}
+
+/// What has piled up since the last turn, in order of arrival. Reused.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    /// The oldest first.
+    pub queue: std::collections::VecDeque<Input>,
+}
+
+impl Inputs {
+    /// Adds what just happened.
+    pub fn push(&mut self, input: Input) {
+        self.queue.push_back(input);
+    }
+}
