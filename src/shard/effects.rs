@@ -139,7 +139,7 @@ pub enum Effect {
         /// The connection there.
         conn: ConnId,
         /// Whole frames.
-        replies: Bytes,
+        replies: Frame,
         /// How many requests they answer.
         requests: u32,
     },

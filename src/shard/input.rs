@@ -140,7 +140,7 @@ pub enum Input {
         /// The connection here.
         conn: ConnId,
         /// Whole frames.
-        replies: Bytes,
+        replies: super::Frame,
         /// How many of our forwarded requests they answer.
         requests: u32,
     },
