@@ -6,14 +6,7 @@ use crate::base::BlockBuf;
 use crate::model::{ConnId, NodeId, ShardId, StreamId, WriteSeq};
 use crate::wal::SegmentNo;
 
-/// The two streams per peer and shard. Bulk data never stands before a vote or a heartbeat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// Votes, heartbeats, acknowledgements, read rounds.
-    Control,
-    /// Append frames with batches.
-    Bulk,
-}
+pub use crate::wire::peer::Lane;
 
 /// One device read of one shard since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
