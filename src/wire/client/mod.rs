@@ -22,37 +22,10 @@ pub use request::{
 
 use crate::model::{GroupId, ShardId};
 
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
-        /// Every kind of client message and its number. Numbers are never used again for
-        /// something else. A reply's number is its request's plus 64.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(u8)]
-        pub enum Kind {
-            $($(#[$doc])* $name = $number,)*
-        }
-
-        impl Kind {
-            /// Every kind, by number.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// Its number on the wire.
-            pub const fn number(self) -> u8 {
-                self as u8
-            }
-
-            /// The kind with this number.
-            pub const fn from_number(number: u8) -> Option<Self> {
-                match number {
-                    $($number => Some(Self::$name),)*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
 kinds! {
+    /// Every kind of client message and its number. Numbers are never used again for something
+    /// else. A reply's number is its request's plus 64.
+    Kind:
     /// First on every connection: versions, cluster, who asks.
     Hello = 1,
     /// Who are the nodes, and who leads which group?
@@ -101,3 +74,6 @@ pub fn shard_of(group: GroupId, shard_count: u16) -> ShardId {
     let shard = group.get() % u64::from(shard_count);
     ShardId::new(u16::try_from(shard).expect("the remainder is below a u16"))
 }
+
+#[cfg(test)]
+mod tests;

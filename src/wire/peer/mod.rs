@@ -17,36 +17,9 @@ pub use handshake::{
     decode_handshake, encode_hello, encode_refused, encode_welcome,
 };
 
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
-        /// Every kind of peer message and its number. Never used again for something else.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(u8)]
-        pub enum Kind {
-            $($(#[$doc])* $name = $number,)*
-        }
-
-        impl Kind {
-            /// Every kind, by number.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// Its number on the wire.
-            pub const fn number(self) -> u8 {
-                self as u8
-            }
-
-            /// The kind with this number.
-            pub const fn from_number(number: u8) -> Option<Self> {
-                match number {
-                    $($number => Some(Self::$name),)*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
 kinds! {
+    /// Every kind of peer message and its number. Numbers are never used again for something else.
+    Kind:
     /// First on every peer stream, from the node that dialled.
     Hello = 129,
     /// The stream is open.
@@ -58,3 +31,6 @@ kinds! {
     /// Batches of many groups.
     Bulk = 133,
 }
+
+#[cfg(test)]
+mod tests;
