@@ -161,6 +161,43 @@ fn files_that_cannot_be_configurations() {
     assert!(nowhere.contains("No such file"), "{nowhere}");
 }
 
+#[test]
+fn the_page_for_people_agrees_with_the_table() {
+    let page = include_str!("../../tuning/README.md");
+    for key in keys::ALL.into_iter().chain(keys::OF_A_NODE) {
+        let (default, range) = match key.rule {
+            keys::Rule::Integer { unit, default, min, max, .. } => {
+                let default = default.map_or("none".to_owned(), |d| layer::print(unit, d));
+                let (min, max) = (layer::print(unit, min), layer::print(unit, max));
+                (default, format!("{min} to {max}"))
+            }
+            keys::Rule::Flag { default } => (default.to_string(), "true or false".to_owned()),
+            keys::Rule::Text { default, .. } => {
+                (default.unwrap_or("none").to_owned(), String::new())
+            }
+        };
+        // Its default is another key.
+        let is_peer_port = key.path == keys::NODE_PEER_PORT.path;
+        let default = if is_peer_port { "`client_port` + 100".to_owned() } else { default };
+        let row = format!("| `{}` | {default} | {range}", key.path);
+        assert!(page.contains(&row), "tuning/README.md should have: {row}");
+    }
+}
+
+#[test]
+fn the_example_for_three_hosts_is_good() {
+    let file = |node: u16| format!("examples/three-hosts/node{node}.toml");
+    let load = |node| Config::load(Path::new(&file(node)), None).expect("a good example");
+    let configs = [1, 2, 3].map(load);
+    for (config, id) in configs.iter().zip(1..) {
+        assert_eq!(config.node_id, NodeId::new(id));
+        assert_eq!(config.cluster_id, configs[0].cluster_id);
+        assert_eq!(config.nodes, configs[0].nodes);
+        assert_eq!((config.shards, config.groups), (configs[0].shards, configs[0].groups));
+        assert!(!config.bind.is_loopback());
+    }
+}
+
 /// What is wrong, and how the good configuration is changed to make it so.
 const BAD: &[(&str, &[(&str, &str)])] = &[
     ("a value is missing", &[("node_id = 1", "node_id =")]),
