@@ -84,3 +84,19 @@ pub enum Message {
         membership: Membership,
     },
 }
+
+impl Message {
+    /// Whether only the leader of its term says this.
+    pub fn is_from_leader(&self) -> bool {
+        match self {
+            Self::Heartbeat { .. } | Self::Probe { .. } | Self::Snapshot { .. } => true,
+            Self::PreVote { .. }
+            | Self::PreVoteReply { .. }
+            | Self::Vote { .. }
+            | Self::VoteReply { .. }
+            | Self::HeartbeatReply { .. }
+            | Self::Accepted { .. }
+            | Self::Rejected { .. } => false,
+        }
+    }
+}

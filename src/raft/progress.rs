@@ -1,0 +1,203 @@
+//! How far one peer is, as its leader sees it: match, next, what is on its way.
+//!
+//! Apart because windows and phases are bookkeeping with its own invariants. One per peer and led
+//! group. Does not: send, or look at the log.
+
+use std::collections::VecDeque;
+
+use super::{LogBatch, Window};
+use crate::base::Moment;
+use crate::model::{LogIndex, Member, Span};
+
+/// How the leader deals with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It is not known what the peer has: ask on the control lane, send no data.
+    Probe,
+    /// Logs agree up to `next`: batches flow, several on their way.
+    Stream,
+    /// The peer needs what was trimmed; a snapshot up to `last` went out (S-02).
+    Snapshot { last: LogIndex, sent_at: Moment },
+}
+
+/// One batch on its way.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    last: LogIndex,
+    bytes: u32,
+}
+
+/// One peer of one led group.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) member: Member,
+    pub(super) phase: Phase,
+    /// Durable on the peer, by its own word in this term. Never falls, except for an amnesiac.
+    pub(super) matched: LogIndex,
+    /// What to send next. In `Probe` the question is about the entry before it. Optimistic: an
+    /// unacknowledged batch before it is on its way, and a reject or a lost link moves it back, so
+    /// the worst case is that a batch is sent twice, never that one is missing.
+    pub(super) next: LogIndex,
+    in_flight: VecDeque<InFlight>,
+    in_flight_bytes: u64,
+    /// Batches read back from the disk, consecutive; the first contains `next` or is behind it.
+    fetched: VecDeque<LogBatch>,
+    /// A fetch was asked for and not answered.
+    pub(super) fetching: bool,
+    /// When it last answered anything in this term (E-11).
+    pub(super) heard: Moment,
+    /// When `matched` last moved or had no reason to, or the data began to flow.
+    pub(super) moved: Moment,
+    /// The highest commit index it was told, and when it was told any.
+    pub(super) told: LogIndex,
+    pub(super) told_at: Moment,
+    /// The newest round it confirmed (L-09).
+    pub(super) round: u64,
+    /// How often in a row it denied what it had acknowledged.
+    pub(super) denials: u8,
+    /// It did so twice: nothing it says counts towards a quorum in this term any more.
+    pub(super) amnesiac: bool,
+}
+
+impl Progress {
+    /// A peer about which nothing is known; `next` is the leader's guess.
+    pub(super) fn new(member: Member, next: LogIndex, now: Moment) -> Self {
+        Self {
+            member,
+            phase: Phase::Probe,
+            matched: LogIndex::BEFORE_FIRST,
+            next,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            fetched: VecDeque::new(),
+            fetching: false,
+            heard: now,
+            moved: now,
+            told: LogIndex::BEFORE_FIRST,
+            told_at: now,
+            round: 0,
+            denials: 0,
+            amnesiac: false,
+        }
+    }
+
+    pub(super) fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes
+    }
+
+    /// Starts over: asks about the entry before `next` and forgets what is on its way.
+    pub(super) fn probe_from(&mut self, next: LogIndex) {
+        self.phase = Phase::Probe;
+        self.next = next;
+        self.forget_window();
+    }
+
+    /// Waits for the peer to install a snapshot that covers up to `last`.
+    pub(super) fn wait_for_snapshot(&mut self, last: LogIndex, now: Moment) {
+        self.phase = Phase::Snapshot { last, sent_at: now };
+        self.forget_window();
+    }
+
+    /// Lets batches flow from behind what is certain.
+    fn stream(&mut self, now: Moment) {
+        self.phase = Phase::Stream;
+        self.next = self.matched.next();
+        self.moved = now;
+        self.forget_window();
+    }
+
+    fn forget_window(&mut self) {
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.fetched.clear();
+        self.fetching = false;
+    }
+
+    /// Whether a batch of `bytes` may follow. One always may, or a large one would never go.
+    pub(super) fn has_room_for(&self, bytes: u64, window: &Window) -> bool {
+        self.in_flight.is_empty()
+            || (self.in_flight.len() < window.batches_max as usize
+                && self.in_flight_bytes + bytes <= window.bytes_max)
+    }
+
+    /// Notes that `span` is on its way.
+    pub(super) fn sent(&mut self, span: &Span, bytes: u32) {
+        assert_eq!(self.phase, Phase::Stream, "data flows to a peer whose log is known");
+        self.in_flight.push_back(InFlight { last: span.last(), bytes });
+        self.in_flight_bytes += u64::from(bytes);
+        self.next = span.last().next();
+    }
+
+    /// Notes that everything up to `matched` is durable there, and frees exactly that.
+    pub(super) fn accepted(&mut self, matched: LogIndex, now: Moment) {
+        self.denials = 0;
+        if self.matched < matched {
+            self.matched = matched;
+            self.moved = now;
+        }
+        while let Some(oldest) = self.in_flight.front()
+            && oldest.last <= matched
+        {
+            self.in_flight_bytes -= u64::from(oldest.bytes);
+            self.in_flight.pop_front();
+        }
+        match self.phase {
+            // What was asked about may not be durable there yet and is sent again then; what is
+            // acknowledged surely matches, so this is right whatever question it answers.
+            Phase::Probe => self.stream(now),
+            Phase::Stream if self.next <= self.matched => self.stream(now),
+            Phase::Snapshot { last, .. } if last <= self.matched => self.stream(now),
+            Phase::Stream | Phase::Snapshot { .. } => {}
+        }
+    }
+
+    /// The peer has lost what it acknowledged: what it said is void.
+    pub(super) fn is_amnesiac(&mut self) {
+        self.amnesiac = true;
+        self.matched = LogIndex::BEFORE_FIRST;
+        self.round = 0;
+    }
+
+    /// What this peer adds to a commit quorum.
+    pub(super) fn counted_match(&self) -> LogIndex {
+        if self.amnesiac { LogIndex::BEFORE_FIRST } else { self.matched }
+    }
+
+    /// What this peer adds to a read quorum.
+    pub(super) fn counted_round(&self) -> u64 {
+        if self.amnesiac { 0 } else { self.round }
+    }
+
+    /// When this peer was last heard, for the leader's quorum check.
+    pub(super) fn counted_heard(&self) -> Moment {
+        if self.amnesiac { Moment::ZERO } else { self.heard }
+    }
+
+    /// The fetched batch that contains `next`. Drops those that lie before it.
+    pub(super) fn fetched_front(&mut self) -> Option<&LogBatch> {
+        while self.fetched.front().is_some_and(|batch| batch.span.last() < self.next) {
+            self.fetched.pop_front();
+        }
+        self.fetched.front().filter(|batch| batch.span.contains(self.next))
+    }
+
+    /// Keeps what was read from the disk. An answer that nobody waits for any more is dropped.
+    pub(super) fn keep_fetched(&mut self, batches: impl Iterator<Item = LogBatch>) {
+        if !self.fetching {
+            return;
+        }
+        self.fetching = false;
+        self.fetched.clear();
+        self.fetched.extend(batches);
+    }
+
+    /// Facts that hold between any two calls.
+    pub(super) fn check(&self, last: LogIndex) {
+        assert!(self.matched <= last, "{:?} has {:?} of {last:?}", self.member, self.matched);
+        assert!(LogIndex::BEFORE_FIRST < self.next && self.next <= last.next(), "{self:?}");
+        let bytes: u64 = self.in_flight.iter().map(|one| u64::from(one.bytes)).sum();
+        assert_eq!(bytes, self.in_flight_bytes);
+        assert!(self.phase == Phase::Stream || self.in_flight.is_empty());
+        assert!(self.in_flight.iter().all(|one| self.matched < one.last && one.last < self.next));
+    }
+}
