@@ -61,8 +61,9 @@ impl Group {
     /// # Panics
     /// If the recovered facts contradict each other; recovery refuses such a group (H-07).
     pub fn new(settings: Settings, recovered: Recovered, now: Moment, prng: Prng) -> Self {
-        let Recovered { hard_state, base, base_membership, spans, memberships } = recovered;
-        let mut log = Log::new(base, settings.tail_batches_max);
+        let Recovered { hard_state, base, base_membership, memberships, .. } = recovered;
+        let Recovered { before_spans, runs, spans, .. } = recovered;
+        let mut log = Log::recovered(base, before_spans, &runs, settings.tail_batches_max);
         for (span, kind, bytes) in spans {
             log.append(LogBatch { span, kind, bytes, slice: None });
         }

@@ -51,6 +51,18 @@ impl Log {
         }
     }
 
+    /// A log behind `base` whose entries up to `last` are known by their terms only.
+    pub(super) fn recovered(
+        base: EntryId,
+        last: EntryId,
+        runs: &[(Term, LogIndex)],
+        tail_batches_max: usize,
+    ) -> Self {
+        assert!(runs.is_empty() == (base == last), "{runs:?} between {base:?} and {last:?}");
+        let runs = runs.iter().map(|(term, first)| Run { first: *first, term: *term }).collect();
+        Self { last, runs, evicted: last.index, ..Self::new(base, tail_batches_max) }
+    }
+
     pub(super) fn base(&self) -> EntryId {
         self.base
     }

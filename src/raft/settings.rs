@@ -84,7 +84,13 @@ pub struct Recovered {
     pub base: EntryId,
     /// The configuration as of `base`.
     pub base_membership: Membership,
-    /// Every batch behind `base`, in order and without gaps, with the bytes of the whole batch.
+    /// The entry just before the first of `spans`: `base`, unless older batches are known by their
+    /// terms only.
+    pub before_spans: EntryId,
+    /// Terms of what lies behind `base` up to `before_spans`, each with the first index of its run.
+    pub runs: Vec<(Term, LogIndex)>,
+    /// The newest batches up to the end of the log, in order and without gaps, with the bytes of
+    /// the whole batch.
     pub spans: Vec<(Span, BatchKind, u32)>,
     /// Every configuration behind `base`, in order.
     pub memberships: Vec<(LogIndex, Membership)>,
