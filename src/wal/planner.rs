@@ -1,0 +1,404 @@
+//! Where the next block goes, and what is durable: positions, write numbers, the in-flight window.
+//!
+//! One per shard. Apart because it knows no bytes: it hands out positions and counts completions.
+//! Does not: build blocks, know groups, or start a write.
+//!
+//! A segment begins with its opening: one or more blocks that carry the checkpoint. After a start
+//! nothing else may be placed until the opening is durable (W-08); on an ordinary roll the blocks
+//! behind it may be in flight together with it, because a hole in it discards them anyway.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+
+use super::format::{BlockRole, Stamp};
+use super::record::Void;
+use super::{Geometry, Identity, Lsn, SegmentNo};
+use crate::base::Moment;
+use crate::model::WriteSeq;
+use crate::model::limits::DEVICE_ALIGN_BYTES;
+
+/// Idle this long, a log whose last blocks are not below any durable watermark gets a seal (W-06).
+pub const SEAL_AFTER: Duration = Duration::from_millis(5);
+/// Segments prepared ahead of the one being written.
+const SEGMENTS_AHEAD: u64 = 1;
+
+/// Where writing goes on after recovery: in a segment that holds no position that could have been
+/// in flight before (W-08).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The segment to open first. No file of that number exists yet.
+    pub segment: SegmentNo,
+    /// What does not exist before it; its opening records this.
+    pub void: Void,
+}
+
+/// Where a block goes. [`Placement::stamp`] is what its header needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Number of the write.
+    pub write: WriteSeq,
+    /// Position in the log.
+    pub lsn: Lsn,
+    /// The file.
+    pub segment: SegmentNo,
+    /// Where in it.
+    pub offset: u64,
+    /// Everything below is durable now.
+    pub durable_lsn: Lsn,
+    /// For [`super::BlockBuilder::close`] and [`super::claim_frame`].
+    pub stamp: Stamp,
+}
+
+/// The facts of an opening that is due: what [`super::Index::opening`] needs for its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpeningPlan {
+    /// The segment to be opened.
+    pub segment: SegmentNo,
+    /// What does not exist before it.
+    pub void: Void,
+    /// The window in force.
+    pub window_bytes: u64,
+}
+
+/// A write that is not known to be part of the durable prefix yet.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    write: WriteSeq,
+    /// Where the log goes on behind it: its end, or the next segment if it was the last of its.
+    end: Lsn,
+    /// The watermark it carries.
+    durable_lsn: Lsn,
+    placed_at: Moment,
+    done: bool,
+}
+
+/// Hands out positions in the log and keeps its durable prefix.
+#[derive(Debug)]
+pub struct Planner {
+    geometry: Geometry,
+    identity_tag: u64,
+    /// Where the next block goes.
+    next: Lsn,
+    /// Number of the next write.
+    next_write: WriteSeq,
+    /// In order of position. The front is the first that is not done.
+    in_flight: VecDeque<InFlight>,
+    /// Everything below is durable.
+    durable: Lsn,
+    /// The highest watermark in any durable block.
+    watermark: Lsn,
+    /// End of the last block that is not a seal.
+    data_end: Lsn,
+    /// When the log last did anything.
+    active_at: Moment,
+    /// The void of the first opening; afterwards none.
+    boot_void: Option<Void>,
+    /// Blocks of the current opening that were not placed yet.
+    parts_left: u32,
+    /// The end of the boot opening; nothing else may be placed until it is durable.
+    boot_until: Option<Lsn>,
+    /// Segments below this one were asked for.
+    wanted_below: SegmentNo,
+    /// Segments that could not be made when they were asked for, ascending.
+    failed: VecDeque<SegmentNo>,
+    /// Segments that are ready, ascending.
+    ready: VecDeque<SegmentNo>,
+}
+
+impl Planner {
+    /// A planner that goes on at `resume`. The first thing to do is to prepare the segments that
+    /// it wants and to open the first ([`Planner::roll`]).
+    pub fn new(geometry: Geometry, identity: &Identity, resume: Resume) -> Self {
+        geometry.check();
+        let start = geometry.start_of(resume.segment);
+        assert!(resume.void.to == start && resume.void.from <= start, "{resume:?}");
+        Self {
+            geometry,
+            identity_tag: identity.tag(),
+            next: start,
+            next_write: WriteSeq::NONE.next(),
+            in_flight: VecDeque::with_capacity(geometry.writes_in_flight_max as usize),
+            // What recovery found was read back, and the rest below is void.
+            durable: start,
+            watermark: start,
+            data_end: start,
+            active_at: Moment::ZERO,
+            boot_void: Some(resume.void),
+            parts_left: 0,
+            boot_until: None,
+            wanted_below: resume.segment,
+            failed: VecDeque::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Write slots of the device that are free.
+    pub fn slots_free(&self) -> u32 {
+        let busy = self.in_flight.iter().filter(|write| !write.done).count();
+        let busy = u32::try_from(busy).expect("bounded by the slots");
+        self.geometry.writes_in_flight_max - busy
+    }
+
+    /// Whether every write so far is durable.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Bytes left in the current segment.
+    pub fn segment_room_bytes(&self) -> u64 {
+        if self.boot_void.is_some() {
+            return 0;
+        }
+        let end = self.geometry.start_of(self.current_segment().next());
+        end.bytes_since(self.next)
+    }
+
+    /// The segment being written (or about to be opened, before the first opening).
+    fn current_segment(&self) -> SegmentNo {
+        let next = self.geometry.segment_of(self.next);
+        // At the very end of a segment `next` already names the one behind it.
+        if self.boot_void.is_none()
+            && self.parts_left == 0
+            && self.geometry.offset_of(self.next) == 0
+        {
+            SegmentNo(next.0 - 1)
+        } else {
+            next
+        }
+    }
+
+    /// Whether a block of `bytes` can be placed now.
+    pub fn fits(&self, bytes: u32) -> bool {
+        self.parts_left == 0
+            && self.boot_until.is_none()
+            && self.slots_free() > 0
+            && u64::from(bytes) <= self.segment_room_bytes()
+            && self.window_allows(self.next.plus(u64::from(bytes)))
+    }
+
+    /// Whether a block of `bytes` needs a new segment first ([`Planner::roll`]).
+    pub fn needs_roll(&self, bytes: u32) -> bool {
+        self.parts_left == 0 && u64::from(bytes) > self.segment_room_bytes()
+    }
+
+    /// W-05: a block is issued only if its end lies within W of the durable prefix, voids counted.
+    /// So an unreadable block further than W below any valid one is no torn write.
+    fn window_allows(&self, end: Lsn) -> bool {
+        end.bytes_since(self.durable) <= self.geometry.in_flight_bytes_max
+    }
+
+    /// Places a block of `bytes`; the write is in flight until [`Planner::on_write_done`].
+    ///
+    /// # Panics
+    /// If it does not fit ([`Planner::fits`]).
+    pub fn place(&mut self, bytes: u32, role: BlockRole, now: Moment) -> Placement {
+        assert!(role != BlockRole::SegmentOpen, "openings go through `place_part`");
+        assert!(self.fits(bytes), "no room for {bytes} bytes at {:?}", self.next);
+        let placement = self.put(bytes, role, now);
+        if role == BlockRole::Data {
+            self.data_end = self.next;
+        }
+        placement
+    }
+
+    fn put(&mut self, bytes: u32, role: BlockRole, now: Moment) -> Placement {
+        assert!(bytes > 0 && bytes <= self.geometry.block_bytes_max, "a block of {bytes} bytes");
+        assert!((bytes as usize).is_multiple_of(DEVICE_ALIGN_BYTES), "a block of {bytes} bytes");
+        let (write, lsn) = (self.next_write, self.next);
+        self.next_write = write.next();
+        self.next = lsn.plus(u64::from(bytes));
+        self.active_at = now;
+        self.in_flight.push_back(InFlight {
+            write,
+            end: self.next,
+            durable_lsn: self.durable,
+            placed_at: now,
+            done: false,
+        });
+        Placement {
+            write,
+            lsn,
+            segment: self.geometry.segment_of(lsn),
+            offset: self.geometry.offset_of(lsn),
+            durable_lsn: self.durable,
+            stamp: Stamp { identity_tag: self.identity_tag, lsn, durable_lsn: self.durable, role },
+        }
+    }
+
+    /// The opening that is due once the current segment has no room, or first of all.
+    pub fn next_opening(&self) -> OpeningPlan {
+        assert!(self.parts_left == 0, "the last opening is not finished");
+        let window_bytes = self.geometry.in_flight_bytes_max;
+        if let Some(void) = self.boot_void {
+            return OpeningPlan { segment: self.geometry.segment_of(void.to), void, window_bytes };
+        }
+        let segment = self.current_segment().next();
+        let void = Void { from: self.next, to: self.geometry.start_of(segment) };
+        OpeningPlan { segment, void, window_bytes }
+    }
+
+    /// Whether the next segment is ready and the window has room for the gap before it and for
+    /// the first block of the opening.
+    pub fn can_roll(&self, first_part_bytes: u32) -> bool {
+        let plan = self.next_opening();
+        let end = plan.void.to.plus(u64::from(first_part_bytes));
+        self.parts_left == 0
+            && self.boot_until.is_none()
+            && self.ready.front() == Some(&plan.segment)
+            && self.slots_free() > 0
+            && (self.in_flight.is_empty() || self.window_allows(end))
+    }
+
+    /// Leaves the current segment. `parts` blocks of the opening follow through
+    /// [`Planner::place_part`], before anything else.
+    ///
+    /// # Panics
+    /// If the next segment is not ready ([`Planner::can_roll`]).
+    pub fn roll(&mut self, parts: u32) -> OpeningPlan {
+        assert!(parts > 0, "an opening has at least one block");
+        let plan = self.next_opening();
+        assert!(self.can_roll(0), "{:?} is not ready, or too much is in flight", plan.segment);
+        self.ready.pop_front();
+        // What was void is as good as durable once everything before it is.
+        if let Some(last) = self.in_flight.back_mut() {
+            last.end = plan.void.to;
+        } else {
+            self.durable = plan.void.to;
+        }
+        self.next = plan.void.to;
+        self.parts_left = parts;
+        plan
+    }
+
+    /// Blocks of the current opening still to be placed.
+    pub fn opening_parts_left(&self) -> u32 {
+        self.parts_left
+    }
+
+    /// Whether the next block of the opening can be placed now.
+    pub fn fits_part(&self, bytes: u32) -> bool {
+        self.parts_left > 0
+            && self.slots_free() > 0
+            && self.window_allows(self.next.plus(u64::from(bytes)))
+    }
+
+    /// Places the next block of the current opening.
+    ///
+    /// # Panics
+    /// If it does not fit ([`Planner::fits_part`]) or the segment ends.
+    pub fn place_part(&mut self, bytes: u32, now: Moment) -> Placement {
+        assert!(self.fits_part(bytes), "no room for a part of {bytes} bytes");
+        let segment = self.geometry.segment_of(self.next);
+        let placement = self.put(bytes, BlockRole::SegmentOpen, now);
+        let end = self.geometry.start_of(segment.next());
+        assert!(self.next < end, "the checkpoint does not fit into a segment");
+        self.parts_left -= 1;
+        self.data_end = self.next;
+        if self.parts_left == 0 && self.boot_void.take().is_some() {
+            self.boot_until = Some(self.next);
+        }
+        placement
+    }
+
+    /// Takes the completion of a write (I-02). Returns the newest write of the contiguous durable
+    /// prefix if that grew (I-01): only what lies below may be acknowledged.
+    ///
+    /// # Panics
+    /// If that write is not in flight.
+    pub fn on_write_done(&mut self, write: WriteSeq, now: Moment) -> Option<WriteSeq> {
+        let found = self.in_flight.iter_mut().find(|entry| entry.write == write);
+        let entry = found.expect("a completion belongs to a write in flight");
+        assert!(!entry.done, "{write:?} completed twice");
+        entry.done = true;
+        self.active_at = now;
+        let mut newest = None;
+        while let Some(front) = self.in_flight.front()
+            && front.done
+        {
+            newest = Some(front.write);
+            self.durable = front.end;
+            self.watermark = self.watermark.max(front.durable_lsn);
+            self.in_flight.pop_front();
+        }
+        if self.boot_until.is_some_and(|until| until <= self.durable) {
+            self.boot_until = None;
+        }
+        newest
+    }
+
+    /// Everything below is durable.
+    pub fn durable_lsn(&self) -> Lsn {
+        self.durable
+    }
+
+    /// Where the next block goes.
+    pub fn next_lsn(&self) -> Lsn {
+        self.next
+    }
+
+    /// When the oldest write that is not durable was placed: how long the device has been busy.
+    pub fn oldest_in_flight(&self) -> Option<Moment> {
+        self.in_flight.front().map(|write| write.placed_at)
+    }
+
+    /// When the log wants a seal, if nothing happens until then: everything is durable but no
+    /// durable block says so of the last ones (W-06).
+    pub fn seal_deadline(&self) -> Option<Moment> {
+        let wanted = self.in_flight.is_empty()
+            && self.parts_left == 0
+            && self.boot_void.is_none()
+            && self.watermark < self.data_end;
+        wanted.then(|| self.active_at.after(SEAL_AFTER))
+    }
+
+    /// Whether a seal is due: place an empty block of [`BlockRole::Seal`], or roll if the segment
+    /// is full, which serves as well.
+    pub fn seal_due(&self, now: Moment) -> bool {
+        self.seal_deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// The next segment that should be prepared, each one once. Ask until it is `None`.
+    pub fn segment_wanted(&mut self) -> Option<SegmentNo> {
+        if let Some(again) = self.failed.pop_front() {
+            return Some(again);
+        }
+        let up_to = self.current_segment().0 + SEGMENTS_AHEAD;
+        if self.wanted_below.0 > up_to {
+            return None;
+        }
+        let wanted = self.wanted_below;
+        self.wanted_below = wanted.next();
+        Some(wanted)
+    }
+
+    /// The file of `segment` is ready.
+    pub fn segment_ready(&mut self, segment: SegmentNo) {
+        let at = self.ready.partition_point(|ready| *ready < segment);
+        assert!(self.ready.get(at) != Some(&segment), "{segment:?} was ready already");
+        self.ready.insert(at, segment);
+    }
+
+    /// The file of `segment` could not be made: it will be wanted again. The caller decides how
+    /// soon to ask.
+    pub fn segment_failed(&mut self, segment: SegmentNo) {
+        assert!(segment < self.wanted_below && !self.ready.contains(&segment), "{segment:?}");
+        let at = self.failed.partition_point(|failed| *failed < segment);
+        self.failed.insert(at, segment);
+    }
+
+    /// Facts that hold between any two calls.
+    pub fn check(&self) {
+        assert!(self.watermark <= self.durable, "{self:?}");
+        assert!(self.durable <= self.next, "{self:?}");
+        assert!(self.in_flight.iter().all(|write| write.durable_lsn <= self.durable));
+        assert!(self.in_flight.front().is_none_or(|write| !write.done), "{self:?}");
+        assert!(self.in_flight.iter().is_sorted_by_key(|write| write.end));
+        if let Some(last) = self.in_flight.back() {
+            assert!(last.end == self.next, "{self:?}");
+            let in_flight_bytes = self.next.bytes_since(self.durable);
+            assert!(in_flight_bytes <= self.geometry.in_flight_bytes_max, "{self:?}");
+        } else {
+            assert!(self.durable == self.next, "{self:?}");
+        }
+    }
+}
