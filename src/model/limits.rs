@@ -30,7 +30,37 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 65_536;
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// A linearizable read that could not be confirmed by then is answered `TimedOut`.
 pub const READ_DEADLINE: Duration = Duration::from_secs(5);
+/// Inputs one turn takes (MR-02): a turn then has a worst case of a few milliseconds.
+pub const INPUTS_PER_TURN_MAX: usize = 1024;
+/// What a `Busy` tells the client to wait: a few device writes.
+pub const BUSY_RETRY_AFTER: Duration = Duration::from_millis(5);
+/// A received bulk frame of this size and more is written from the memory it was received in;
+/// a smaller one is copied, so that many quiet groups share one device write.
+pub const DIRECT_FRAME_BYTES_MIN: usize = 16 << 10;
+/// Closed blocks that may wait for a slot of the device; they replicate while they wait.
+pub const BLOCKS_QUEUED_MAX: usize = 8;
+/// When the oldest own write is older, blocks are closed without waiting for a slot, so that the
+/// others can commit without this disk.
+pub const OWN_WRITE_STALL: Duration = Duration::from_millis(20);
+/// How long after a failed attempt to make a segment file the next one follows.
+pub const SEGMENT_RETRY: Duration = Duration::from_secs(1);
+/// Dead segment files kept for recycling; more are deleted.
+pub const SPARE_SEGMENTS_MAX: usize = 4;
+/// Device reads one shard has in flight: more would only take memory from the writes.
+pub const FETCHES_MAX: usize = 4;
+/// Device reads one search for a batch may take before it gives up.
+pub const FETCH_HOPS_MAX: u32 = 256;
+/// What a device read takes beside the bytes that are wanted: the blocks around them.
+pub const FETCH_BYTES_MIN: usize = 64 << 10;
+/// Reads one shard may have unanswered (F-01).
+pub const READS_WAITING_MAX: usize = 65_536;
+/// How often the timers of all groups are looked at.
+pub const TIMER_SCAN: Duration = Duration::from_millis(10);
+/// Memory of the arena, in percent, that is kept free by evicting what can be read back.
+pub const ARENA_FREE_PERCENT_MIN: usize = 25;
+/// How often retention is looked at.
+pub const RETENTION_SCAN: Duration = Duration::from_millis(100);
 
 const _: () = assert!(BLOCK_BYTES_MAX.is_multiple_of(DEVICE_ALIGN_BYTES));
-const _: () = assert!((SEGMENT_BYTES as usize).is_multiple_of(BLOCK_BYTES_MAX));
+const _: () = assert!(SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES_MAX as u64));
 const _: () = assert!(BATCH_BYTES_MAX < FRAME_BYTES_MAX);

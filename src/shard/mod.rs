@@ -1,10 +1,128 @@
 //! The shard: one core's worth of groups, one WAL, one set of peer links, composed. Pure.
 //!
-//! `turn` is the data path. `runtime` and `sim` are the two worlds that gather its inputs and
-//! carry out its effects. Does not: read a clock, a socket or a file.
+//! [`Shard::turn`] is the data path; each stage has a file. `runtime` and `sim` are the two worlds
+//! that gather its inputs and carry out its effects. Does not: read a clock, a socket or a file.
 
+mod config;
 mod effects;
 mod input;
 
+mod boot;
+
+mod clients;
+mod ingress;
+mod peers;
+mod slot;
+mod timers;
+
+mod batch;
+
+mod links;
+mod replicate;
+
+mod persist;
+
+mod commit;
+
+mod apply;
+mod fetch;
+mod reads;
+
+mod reply;
+mod status;
+
+mod invariants;
+
+pub use config::{NodeAddress, RetentionLimits, ShardConfig, WorldFacts};
 pub use effects::{Effect, Effects, Frame, Notice, Part};
 pub use input::{Input, Inputs, IoFault, Lane, ReadSeq};
+pub use status::GroupStatus;
+
+use crate::base::{Arena, Moment};
+use crate::model::GroupId;
+use crate::raft;
+use crate::stats::Counters;
+
+use clients::Clients;
+use commit::Replies;
+use fetch::Fetches;
+use links::Links;
+use persist::Store;
+use reads::Reads;
+use slot::Slots;
+
+/// One core's worth of catamaran. One per shard of a node.
+pub struct Shard {
+    config: ShardConfig,
+    /// The time of the current turn.
+    now: Moment,
+    slots: Slots,
+    clients: Clients,
+    links: Links,
+    store: Store,
+    reads: Reads,
+    fetches: Fetches,
+    replies: Replies,
+    /// What the groups want done; drained by `absorb` after each stage that spoke to them.
+    wishes: raft::Effects,
+    counters: Counters,
+    /// When the timers of the groups are looked at next.
+    next_scan: Moment,
+    /// When retention is looked at next.
+    next_retention: Moment,
+    /// Set by `Input::Drain`: no new work is admitted.
+    draining: Draining,
+}
+
+/// How far a shutdown has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Draining {
+    No,
+    /// New work is refused; what was accepted is being written.
+    Asked,
+    /// `Effect::Drained` was sent.
+    Done,
+}
+
+impl Shard {
+    /// One turn: the whole life of a request, top to bottom.
+    ///
+    /// The world puts whatever arrived since the last turn into `inputs` and carries out `fx`
+    /// afterwards. A turn takes at most `limits::INPUTS_PER_TURN_MAX` inputs, so it has a worst
+    /// case and no single client can stretch it; what is left in `inputs` waits for the next.
+    pub fn turn(&mut self, now: Moment, inputs: &mut Inputs, arena: &mut Arena, fx: &mut Effects) {
+        assert!(fx.is_empty(), "the previous turn's effects were not carried out");
+        assert!(self.now <= now, "time runs forward: {:?} after {now:?}", self.now);
+        self.now = now;
+        self.counters.turns += 1;
+
+        self.ingress(inputs, fx); //     bytes      -> requests, peer messages, completions
+        self.tick(); //                  time       -> elections, heartbeats, watchdogs
+        while self.batch(arena) {
+            //                           requests   -> one closed block, a batch per group
+            self.propose(); //           batches    -> spans at the tail of each group's log
+        }
+        self.replicate(fx); //           spans      -> one frame per peer for all groups
+        self.persist(arena, fx); //      blocks     -> aligned device writes
+        self.commit(fx); //              durable acks -> commit indexes
+        self.apply(arena, fx); //        committed  -> reads served, retention
+        self.reply(fx); //               outcomes   -> client frames, in request order
+
+        self.check();
+    }
+
+    /// What this shard has done since boot.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The groups that live here, by id.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.slots.iter().map(|slot| slot.id)
+    }
+
+    /// The Raft state of a group, for tests, the simulator's oracles and status.
+    pub fn group(&self, id: GroupId) -> Option<&raft::Group> {
+        self.slots.find(id).map(|at| &self.slots[at].raft)
+    }
+}

@@ -1,0 +1,71 @@
+//! apply: committed spans become visible, and what nobody needs any more is let go.
+//!
+//! A plain log has no machine to feed: what is committed can be read. Retention trims committed
+//! batches only, evicts memory under pressure, and writes small remainders of old segments forward
+//! so that one quiet group cannot keep the disk full. Does not: delete a file a durable opening
+//! still names.
+
+use super::Shard;
+use super::effects::Effects;
+use crate::base::Arena;
+use crate::model::limits::ARENA_FREE_PERCENT_MIN;
+use crate::wal::{self, SegmentNo};
+
+impl Shard {
+    /// The apply stage.
+    pub(super) fn apply(&mut self, arena: &mut Arena, fx: &mut Effects) {
+        self.serve_reads();
+        self.start_fetches(arena, fx);
+        self.evict(arena);
+    }
+
+    /// Trims every log to its limit and plans what becomes of old segments. A few times a second.
+    pub(super) fn retain(&mut self) {
+        if self.config.retention.is_limited() {
+            let limit = self.config.retention.as_limit();
+            for at in 0..self.slots.len() {
+                let slot = &self.slots[at];
+                let commit = slot.raft.commit();
+                if let Some(base) = wal::trim_point(&self.store.index, slot.id, limit, commit) {
+                    self.store.index.trim(slot.id, base);
+                    self.slots[at].raft.trim(base);
+                    self.slots.touch(at);
+                }
+            }
+        }
+        self.reuse_segments();
+    }
+
+    /// Dead segments become spare files; a small live remainder of the oldest one is written
+    /// forward, so that one quiet group cannot keep the disk full (W-13).
+    fn reuse_segments(&mut self) {
+        let Some(oldest) = self.store.opened_oldest else { return };
+        let present: Vec<SegmentNo> = self.store.segments.iter().copied().collect();
+        let Some(current) = present.last().copied() else { return };
+        let plan = wal::plan_retention(&self.store.index, &present, oldest, current);
+        for segment in plan.recyclable {
+            // A read that is under way still has the file; what it finds is checked (W-15).
+            self.store.segments.remove(&segment);
+            self.store.spare.push_back(segment);
+        }
+        if self.config.retention.is_limited() && !self.fetches.is_forwarding() {
+            for part in plan.rewrite {
+                if let Some(at) = self.slots.find(part.group) {
+                    self.fetches.want_forward(at, part.first, part.last);
+                }
+            }
+        }
+    }
+
+    /// Lets go of the oldest batches in memory until enough extents are free: whoever still wants
+    /// them reads them back from the device.
+    fn evict(&mut self, arena: &mut Arena) {
+        let wanted = (arena.extents() * ARENA_FREE_PERCENT_MIN / 100).max(1);
+        while arena.free_extents() < wanted {
+            // A batch at a time: an extent is free when its last slice is gone, and how many
+            // share one is the arena's business.
+            let Some((slot, last)) = self.store.forget_oldest() else { return };
+            self.slots[slot].raft.evict(last);
+        }
+    }
+}

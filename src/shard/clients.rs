@@ -1,0 +1,204 @@
+//! The client connections of a shard: cutting frames, collecting replies, giving back room.
+//!
+//! Does not: understand requests (`ingress`) or decide outcomes (`commit`, `reads`).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::effects::{Effect, Effects, Frame, Part};
+use super::slot::Origin;
+use crate::base::Slice;
+use crate::model::limits::HANDSHAKE_BYTES_MAX;
+use crate::model::{ConnId, ShardId};
+use crate::wire::Assembler;
+
+/// One client connection of this shard.
+pub(super) struct Connection {
+    pub(super) assembler: Assembler,
+    /// Its Hello was accepted.
+    pub(super) is_greeted: bool,
+    /// Requests taken and not answered.
+    pub(super) unanswered: u32,
+    /// Whole parts of this turn's replies.
+    parts: Vec<Part>,
+    /// Replies that are not in a part yet.
+    out: Vec<u8>,
+    /// Bytes it may read again.
+    room_bytes: usize,
+    /// Close it when this turn's replies are out, for this reason.
+    closing: Option<&'static str>,
+    /// In the list of connections with something to do at the end of the turn.
+    is_dirty: bool,
+}
+
+/// Replies for a connection of another shard.
+struct Remote {
+    shard: ShardId,
+    conn: ConnId,
+    parts: Vec<Part>,
+    out: Vec<u8>,
+    requests: u32,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Clients {
+    list: BTreeMap<ConnId, Connection>,
+    dirty: Vec<ConnId>,
+    remote: Vec<Remote>,
+}
+
+impl Clients {
+    pub(super) fn open(&mut self, conn: ConnId) {
+        let connection = Connection {
+            assembler: Assembler::new(HANDSHAKE_BYTES_MAX),
+            is_greeted: false,
+            unanswered: 0,
+            parts: Vec::new(),
+            out: Vec::new(),
+            room_bytes: 0,
+            closing: None,
+            is_dirty: false,
+        };
+        let before = self.list.insert(conn, connection);
+        assert!(before.is_none(), "the world opened {conn:?} twice");
+    }
+
+    /// Forgets a connection; replies that are still owed to it are dropped when they come.
+    pub(super) fn close(&mut self, conn: ConnId) {
+        self.list.remove(&conn);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn get(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        self.list.get_mut(&conn)
+    }
+
+    fn dirty(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        let connection = self.list.get_mut(&conn)?;
+        if !connection.is_dirty {
+            connection.is_dirty = true;
+            self.dirty.push(conn);
+        }
+        Some(connection)
+    }
+
+    /// Notes that a request was taken from a connection of this shard.
+    pub(super) fn took(&mut self, conn: ConnId) {
+        if let Some(connection) = self.list.get_mut(&conn) {
+            connection.unanswered += 1;
+        }
+    }
+
+    /// Gives back the bytes of a frame that are no longer held.
+    pub(super) fn give_room(&mut self, origin: Origin, bytes: usize) {
+        // A forwarded frame is given back by the shard that has the connection.
+        if origin.remote.is_none()
+            && let Some(connection) = self.dirty(origin.conn)
+        {
+            connection.room_bytes += bytes;
+        }
+    }
+
+    /// Answers one request: `encode` appends exactly one frame.
+    pub(super) fn answer(&mut self, origin: Origin, encode: impl FnOnce(&mut Vec<u8>)) {
+        match origin.remote {
+            Some(shard) => {
+                let remote = self.remote(shard, origin.conn);
+                remote.requests += 1;
+                encode(&mut remote.out);
+            }
+            None => {
+                if let Some(connection) = self.dirty(origin.conn) {
+                    connection.unanswered = connection.unanswered.saturating_sub(1);
+                    encode(&mut connection.out);
+                }
+            }
+        }
+    }
+
+    /// Answers one request with a frame whose tail lies in blocks.
+    pub(super) fn answer_with(&mut self, origin: Origin, head: Vec<u8>, tail: Vec<Slice>) {
+        let (parts, out) = match origin.remote {
+            Some(shard) => {
+                let remote = self.remote(shard, origin.conn);
+                remote.requests += 1;
+                (&mut remote.parts, &mut remote.out)
+            }
+            None => {
+                let Some(connection) = self.dirty(origin.conn) else { return };
+                connection.unanswered = connection.unanswered.saturating_sub(1);
+                (&mut connection.parts, &mut connection.out)
+            }
+        };
+        flush(parts, out);
+        parts.push(Part::Bytes(Bytes::from(head)));
+        parts.extend(tail.into_iter().map(Part::Slice));
+    }
+
+    /// Passes on replies that another shard made.
+    pub(super) fn answer_returned(&mut self, conn: ConnId, replies: Frame, requests: u32) {
+        if let Some(connection) = self.dirty(conn) {
+            connection.unanswered = connection.unanswered.saturating_sub(requests);
+            flush(&mut connection.parts, &mut connection.out);
+            connection.parts.extend(replies.parts);
+        }
+    }
+
+    /// Closes a connection at the end of the turn, after its replies.
+    pub(super) fn hang_up(&mut self, conn: ConnId, reason: &'static str) {
+        if let Some(connection) = self.dirty(conn) {
+            connection.closing.get_or_insert(reason);
+        }
+    }
+
+    fn remote(&mut self, shard: ShardId, conn: ConnId) -> &mut Remote {
+        let same = |remote: &Remote| remote.shard == shard && remote.conn == conn;
+        let at = match self.remote.iter().rposition(same) {
+            Some(at) => at,
+            None => {
+                let (parts, out) = (Vec::new(), Vec::new());
+                self.remote.push(Remote { shard, conn, parts, out, requests: 0 });
+                self.remote.len() - 1
+            }
+        };
+        &mut self.remote[at]
+    }
+
+    /// One send, one room and at most one close per connection and turn.
+    pub(super) fn flush(&mut self, fx: &mut Effects) {
+        for conn in self.dirty.drain(..) {
+            let Some(connection) = self.list.get_mut(&conn) else { continue };
+            connection.is_dirty = false;
+            flush(&mut connection.parts, &mut connection.out);
+            if !connection.parts.is_empty() {
+                let parts = core::mem::take(&mut connection.parts);
+                fx.push(Effect::SendClient { conn, frame: Frame { parts } });
+            }
+            if connection.room_bytes > 0 {
+                let bytes = core::mem::take(&mut connection.room_bytes);
+                fx.push(Effect::ClientRoom { conn, bytes });
+            }
+            if let Some(reason) = connection.closing {
+                fx.push(Effect::CloseClient { conn, reason });
+                // Whatever else it sends is not read: it spoke nonsense.
+                self.list.remove(&conn);
+            }
+        }
+        for mut remote in self.remote.drain(..) {
+            flush(&mut remote.parts, &mut remote.out);
+            let Remote { shard, conn, parts, requests, .. } = remote;
+            fx.push(Effect::Return { to: shard, conn, replies: Frame { parts }, requests });
+        }
+    }
+}
+
+fn flush(parts: &mut Vec<Part>, out: &mut Vec<u8>) {
+    if !out.is_empty() {
+        parts.push(Part::Bytes(Bytes::from(core::mem::take(out))));
+    }
+}

@@ -1,0 +1,269 @@
+//! Reading batches back from the device: for peers that lag, clients that read history, and
+//! retention that writes live remainders forward.
+//!
+//! One loop for all three: find the block, read from it on, take what the group's log still holds.
+//! Every batch is verified before it leaves (W-15). Does not: compete with writes for memory
+//! beyond its own bound, or know who leads.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Shard;
+use super::effects::{Effect, Effects};
+use super::input::{IoFault, ReadSeq};
+use super::persist::Staged;
+use super::reads::Confirmed;
+use crate::base::{Arena, BlockBuf, Slice};
+use crate::model::limits::{DEVICE_ALIGN_BYTES, FETCH_BYTES_MIN, FETCH_HOPS_MAX, FETCHES_MAX};
+use crate::model::{LogIndex, NodeId, Refusal};
+use crate::raft::LogBatch;
+use crate::wal::{BlockError, DirectoryEntry, Lsn, parse_block};
+
+/// What the batches are for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    /// A peer that needs what is no longer in memory.
+    Peer(NodeId),
+    /// A client's read.
+    Client(Confirmed),
+    /// Retention: the batches are written forward.
+    Forward,
+}
+
+/// One search for consecutive batches of a group.
+struct Fetch {
+    slot: usize,
+    purpose: Purpose,
+    /// The index the next batch must hold.
+    next: LogIndex,
+    /// The last index wanted.
+    upto: LogIndex,
+    bytes_max: usize,
+    /// How much the next read takes.
+    read_bytes: usize,
+    /// Where to go on reading, if the block the index named did not hold the batch.
+    cursor: Option<Lsn>,
+    /// Reads done, so that a damaged index cannot make it go on for ever.
+    hops: u32,
+    got: Vec<(LogBatch, DirectoryEntry)>,
+    got_bytes: usize,
+}
+
+/// All of a shard's.
+#[derive(Default)]
+pub(super) struct Fetches {
+    last_read: u64,
+    waiting: VecDeque<Fetch>,
+    running: BTreeMap<ReadSeq, (Fetch, Lsn)>,
+}
+
+impl Fetches {
+    pub(super) fn want_peer(&mut self, slot: usize, peer: NodeId, from: LogIndex, bytes: u64) {
+        let upto = LogIndex::new(u64::MAX);
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.want(slot, Purpose::Peer(peer), (from, upto), bytes);
+    }
+
+    pub(super) fn want_client(&mut self, read: Confirmed, commit: LogIndex) {
+        let bytes = read.read.max_bytes as usize;
+        self.want(read.slot, Purpose::Client(read), (read.read.from, commit), bytes);
+    }
+
+    pub(super) fn want_forward(&mut self, slot: usize, from: LogIndex, upto: LogIndex) {
+        self.want(slot, Purpose::Forward, (from, upto), usize::MAX);
+    }
+
+    fn want(&mut self, slot: usize, purpose: Purpose, range: (LogIndex, LogIndex), bytes: usize) {
+        self.waiting.push_back(Fetch {
+            slot,
+            purpose,
+            next: range.0,
+            upto: range.1,
+            bytes_max: bytes,
+            read_bytes: bytes.saturating_add(FETCH_BYTES_MIN),
+            cursor: None,
+            hops: 0,
+            got: Vec::new(),
+            got_bytes: 0,
+        });
+    }
+
+    /// Searches that are not finished, for budgets.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len() + self.running.len()
+    }
+
+    /// Whether retention has a search under way already.
+    pub(super) fn is_forwarding(&self) -> bool {
+        let running = self.running.values().map(|(fetch, _)| fetch);
+        self.waiting.iter().chain(running).any(|fetch| matches!(fetch.purpose, Purpose::Forward))
+    }
+}
+
+impl Shard {
+    /// Starts device reads for the searches in line, as far as bounds and memory allow.
+    pub(super) fn start_fetches(&mut self, arena: &mut Arena, fx: &mut Effects) {
+        while self.fetches.running.len() < FETCHES_MAX
+            && let Some(mut fetch) = self.fetches.waiting.pop_front()
+        {
+            let group = self.slots[fetch.slot].id;
+            let Some(located) = self.store.index.locate(group, fetch.next) else {
+                self.end_fetch(fetch);
+                continue;
+            };
+            let lsn = fetch.cursor.map_or(located.block, |cursor| cursor.max(located.block));
+            let geometry = self.config.geometry;
+            let offset = geometry.offset_of(lsn);
+            let left = usize::try_from(geometry.segment_bytes - offset).expect("a segment");
+            let bytes = fetch
+                .read_bytes
+                .min(arena.extent_bytes())
+                .next_multiple_of(DEVICE_ALIGN_BYTES)
+                .min(left);
+            let Some(buf) = arena.take(bytes) else {
+                self.fetches.waiting.push_front(fetch);
+                return;
+            };
+            self.fetches.last_read += 1;
+            let read = ReadSeq(self.fetches.last_read);
+            fetch.hops += 1;
+            self.counters.wal_reads += 1;
+            self.counters.wal_read_bytes += bytes as u64;
+            self.fetches.running.insert(read, (fetch, lsn));
+            let segment = geometry.segment_of(lsn);
+            fx.push(Effect::Read { read, segment, offset, buf });
+        }
+    }
+
+    pub(super) fn on_read_done(
+        &mut self,
+        read: ReadSeq,
+        buf: BlockBuf,
+        result: Result<(), IoFault>,
+    ) {
+        let (mut fetch, lsn) =
+            self.fetches.running.remove(&read).expect("the world answers each read once");
+        if result.is_err() {
+            // As good as a failed checksum (I-09); the node stays up, the asker hears of it.
+            self.counters.wal_read_corrupt += 1;
+            return self.end_fetch(fetch);
+        }
+        let bytes = buf.len();
+        let slice = buf.freeze(bytes);
+        match self.take_batches(&mut fetch, &slice, lsn) {
+            Scan::Enough => self.end_fetch(fetch),
+            Scan::GoOn(cursor) if fetch.got.is_empty() && fetch.hops < FETCH_HOPS_MAX => {
+                fetch.cursor = Some(cursor);
+                fetch.read_bytes = usize::MAX;
+                self.fetches.waiting.push_front(fetch);
+            }
+            Scan::GoOn(_) => self.end_fetch(fetch),
+            Scan::Corrupt => {
+                self.counters.wal_read_corrupt += 1;
+                self.end_fetch(fetch);
+            }
+        }
+    }
+
+    /// Walks the blocks in `bytes`, which starts at `lsn`, and takes the batches that come next.
+    fn take_batches(&self, fetch: &mut Fetch, bytes: &Slice, lsn: Lsn) -> Scan {
+        let slot = &self.slots[fetch.slot];
+        let mut at = 0;
+        while at < bytes.len() {
+            let here = lsn.plus(at as u64);
+            let block = match parse_block(&bytes[at..], here, &self.store.identity) {
+                Ok(block) => block,
+                Err(BlockError::Short { .. }) => return Scan::GoOn(here),
+                // The rest of a segment that the next block did not fit into, or damage: the
+                // index knows what comes next, if anything does.
+                Err(_) => return self.beyond(fetch, here),
+            };
+            for entry in block.entries() {
+                let is_next = entry.group == slot.id
+                    && entry.span.contains(fetch.next)
+                    && slot.raft.term_at(fetch.next) == Some(entry.span.term);
+                if !is_next {
+                    continue;
+                }
+                if block.batch(&entry).is_err() {
+                    return Scan::Corrupt;
+                }
+                let start = at + entry.offset as usize;
+                let slice = bytes.slice(start..start + entry.bytes as usize);
+                fetch.got_bytes += slice.len();
+                if !fetch.got.is_empty() && fetch.got_bytes > fetch.bytes_max {
+                    return Scan::Enough;
+                }
+                let batch = LogBatch {
+                    span: entry.span,
+                    kind: entry.kind,
+                    bytes: entry.bytes,
+                    slice: Some(slice),
+                };
+                fetch.got.push((batch, entry));
+                fetch.next = entry.span.last().next();
+                if fetch.next > fetch.upto || fetch.got_bytes >= fetch.bytes_max {
+                    return Scan::Enough;
+                }
+            }
+            at += block.header().total_bytes as usize;
+        }
+        Scan::GoOn(lsn.plus(at as u64))
+    }
+
+    /// Where the search goes on when there is no block at `here`.
+    fn beyond(&self, fetch: &Fetch, here: Lsn) -> Scan {
+        let located = self.store.index.locate(self.slots[fetch.slot].id, fetch.next);
+        let next_segment = self.config.geometry.segment_of(here).next();
+        match located {
+            Some(located) if located.block > here => Scan::GoOn(located.block),
+            Some(_) if fetch.got.is_empty() && self.store.has_segment(next_segment) => {
+                Scan::GoOn(self.config.geometry.start_of(next_segment))
+            }
+            Some(_) if fetch.got.is_empty() => Scan::Corrupt,
+            Some(_) | None => Scan::Enough,
+        }
+    }
+
+    /// Hands what was found to whoever asked; nothing found is an answer too.
+    fn end_fetch(&mut self, fetch: Fetch) {
+        let Fetch { slot, purpose, got, .. } = fetch;
+        match purpose {
+            Purpose::Peer(peer) => {
+                let batches = got.into_iter().map(|(batch, _)| batch).collect();
+                self.slots[slot].raft.fetched(peer, batches);
+                self.slots.touch(slot);
+            }
+            Purpose::Client(read) if got.is_empty() => {
+                let group = self.slots[slot].id;
+                let first = self.slots[slot].raft.first_index();
+                let refusal = if read.read.from < first {
+                    // Trimmed while the search was under way.
+                    Refusal::Trimmed { next: first }
+                } else {
+                    Refusal::Unavailable
+                };
+                self.replies.refuse(group, read.origin, refusal);
+            }
+            Purpose::Client(read) => {
+                let batches = got.into_iter().map(|(batch, _)| batch).collect();
+                self.answer_read(read, batches);
+            }
+            Purpose::Forward => {
+                for (batch, entry) in got {
+                    let bytes = batch.slice.expect("just read");
+                    self.store.stage(Staged::Rewritten { slot, entry, bytes });
+                }
+            }
+        }
+    }
+}
+
+/// What a scan of one read came to.
+enum Scan {
+    /// Everything wanted is there.
+    Enough,
+    /// Nothing more in these bytes; the search goes on here.
+    GoOn(Lsn),
+    /// A batch that must be there is not readable.
+    Corrupt,
+}

@@ -1,0 +1,293 @@
+//! ingress: what arrived is cut, checked, and admitted or refused at the door.
+//!
+//! Client bytes become requests here, peer bytes become steps of a group in `peers`, completions
+//! become durable writes in `persist`. Nothing is copied, and outcomes are only noted for `reply`.
+
+use bytes::Bytes;
+
+use super::effects::{Effect, Effects};
+use super::input::{Input, Inputs};
+use super::slot::{Origin, Request};
+use super::{Draining, Shard};
+use crate::model::batch::BATCH_HEADER_BYTES;
+use crate::model::limits::{BUSY_RETRY_AFTER, INPUTS_PER_TURN_MAX, REQUESTS_PER_CONNECTION_MAX};
+use crate::model::{ConnId, GroupId, Refusal};
+use crate::raft::RoleName;
+use crate::wire::client::{
+    Append, ErrorCode, Hello, HelloReply, Kind, Limits, Request as WireRequest, encode_error,
+    encode_hello_reply,
+};
+use crate::wire::{FrameError, InFrame, PROTOCOL_VERSION};
+
+impl Shard {
+    /// The ingress stage: at most `INPUTS_PER_TURN_MAX` inputs, in order of arrival.
+    pub(super) fn ingress(&mut self, inputs: &mut Inputs, fx: &mut Effects) {
+        for _ in 0..INPUTS_PER_TURN_MAX {
+            let Some(input) = inputs.queue.pop_front() else { break };
+            self.take_in(input, fx);
+            self.absorb();
+        }
+    }
+
+    fn take_in(&mut self, input: Input, fx: &mut Effects) {
+        match input {
+            Input::ClientOpened { conn } => {
+                self.counters.client_connections += 1;
+                self.clients.open(conn);
+            }
+            Input::ClientBytes { conn, bytes } => self.on_client_bytes(conn, bytes, fx),
+            Input::ClientClosed { conn } => self.clients.close(conn),
+            Input::PeerUp { peer, lane, stream, credit_bytes } => {
+                self.on_peer_up(peer, lane, stream, credit_bytes);
+            }
+            Input::PeerDown { peer, lane, stream } => self.on_peer_down(peer, lane, stream),
+            Input::PeerControl { peer, stream, bytes } => {
+                self.on_peer_control(peer, stream, bytes, fx);
+            }
+            Input::PeerBulk { peer, stream, frame } => self.on_peer_bulk(peer, stream, frame, fx),
+            Input::WriteDone { write } => self.on_write_done(write),
+            Input::WriteFailed { .. } => self.on_write_failed(fx),
+            Input::ReadDone { read, buf, result } => self.on_read_done(read, buf, result),
+            Input::SegmentReady { segment } => self.on_segment_ready(segment),
+            Input::SegmentFailed { segment, .. } => self.on_segment_failed(segment),
+            Input::Forwarded { from, conn, frame } => {
+                let frame = InFrame::from_checked(frame)
+                    .expect("a sibling shard forwards whole frames that it checked");
+                let correlation = frame.header.correlation;
+                self.on_request(Origin { remote: Some(from), conn, correlation }, frame);
+            }
+            Input::Returned { conn, replies, requests } => {
+                self.clients.answer_returned(conn, replies, requests);
+            }
+            Input::Tick => {}
+            Input::Drain => self.on_drain(),
+        }
+    }
+
+    fn on_drain(&mut self) {
+        if self.draining == Draining::No {
+            self.draining = Draining::Asked;
+        }
+    }
+
+    fn on_client_bytes(&mut self, conn: ConnId, bytes: Bytes, fx: &mut Effects) {
+        let Some(connection) = self.clients.get(conn) else { return };
+        connection.assembler.push(bytes);
+        loop {
+            let Some(connection) = self.clients.get(conn) else { return };
+            let before = connection.assembler.carried_bytes();
+            let next = connection.assembler.next();
+            self.counters.copied_bytes_carry += connection.assembler.carried_bytes() - before;
+            match next {
+                None => return,
+                Some(Ok(frame)) => self.on_client_frame(conn, frame, fx),
+                Some(Err(error)) => {
+                    self.on_client_nonsense(conn, &error);
+                    if !error.is_framed() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A frame that cannot be read: a typed error, and the end of the stream if it is not cut
+    /// correctly any more (N-02).
+    fn on_client_nonsense(&mut self, conn: ConnId, error: &FrameError) {
+        self.counters.client_malformed += 1;
+        let origin = Origin { remote: None, conn, correlation: error.correlation() };
+        let refusal = match error {
+            FrameError::TooLarge { limit_bytes, .. } => {
+                Refusal::TooLarge { limit_bytes: u32::try_from(*limit_bytes).unwrap_or(u32::MAX) }
+            }
+            FrameError::Version { .. } | FrameError::Reserved { .. } => Refusal::Unsupported,
+            FrameError::Short { .. }
+            | FrameError::Magic { .. }
+            | FrameError::HeaderCrc { .. }
+            | FrameError::BodyCrc { .. }
+            | FrameError::Body { .. } => Refusal::Malformed,
+        };
+        self.clients.took(conn);
+        self.replies.refuse(GroupId::new(0), origin, refusal);
+        if !error.is_framed() {
+            self.clients.hang_up(conn, error.reason());
+        }
+    }
+
+    fn on_client_frame(&mut self, conn: ConnId, frame: InFrame, fx: &mut Effects) {
+        self.counters.client_frames += 1;
+        let correlation = frame.header.correlation;
+        let origin = Origin { remote: None, conn, correlation };
+        let Some(connection) = self.clients.get(conn) else { return };
+        connection.unanswered += 1;
+        if !connection.is_greeted {
+            return self.on_hello(origin, &frame);
+        }
+        if connection.unanswered as usize > REQUESTS_PER_CONNECTION_MAX {
+            return self.refuse_frame(origin, &frame, busy());
+        }
+        let is_for_group =
+            matches!(Kind::from_number(frame.header.kind), Some(Kind::Append | Kind::Read));
+        let home = self.config.shard_of(frame.header.group);
+        if is_for_group && home != self.config.shard {
+            self.counters.client_forwarded += 1;
+            self.clients.give_room(origin, frame.bytes.len());
+            fx.push(Effect::Forward { to: home, conn, frame: frame.bytes });
+            return;
+        }
+        self.on_request(origin, frame);
+    }
+
+    /// The first frame of a connection must be a Hello for this cluster and protocol.
+    fn on_hello(&mut self, origin: Origin, frame: &InFrame) {
+        self.clients.give_room(origin, frame.bytes.len());
+        let verdict = match WireRequest::decode(&frame.header, frame.body()) {
+            Ok(WireRequest::Hello(hello)) => self.check_hello(&hello),
+            Ok(_) | Err(_) => Err(ErrorCode::HelloFirst),
+        };
+        let reply = self.hello_reply();
+        let group = GroupId::new(0);
+        match verdict {
+            Ok(()) => {
+                if let Some(connection) = self.clients.get(origin.conn) {
+                    connection.is_greeted = true;
+                    connection.assembler.set_limit(self.config.frame_bytes_max() as usize);
+                }
+                self.clients.answer(origin, |out| {
+                    encode_hello_reply(out, origin.correlation, &reply);
+                });
+            }
+            Err(code) => {
+                self.counters.client_malformed += 1;
+                let newest = u64::from(PROTOCOL_VERSION);
+                let detail = if code == ErrorCode::WrongVersion { newest } else { 0 };
+                self.clients.answer(origin, |out| {
+                    encode_error(out, origin.correlation, group, code, detail);
+                });
+                self.clients.hang_up(origin.conn, code.text());
+            }
+        }
+    }
+
+    fn check_hello(&self, hello: &Hello<'_>) -> Result<(), ErrorCode> {
+        if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
+            return Err(ErrorCode::WrongVersion);
+        }
+        let any = crate::model::ClusterId::default();
+        if hello.cluster != any && hello.cluster != self.config.cluster {
+            return Err(ErrorCode::WrongCluster);
+        }
+        Ok(())
+    }
+
+    fn hello_reply(&self) -> HelloReply {
+        HelloReply {
+            version: PROTOCOL_VERSION,
+            cluster: self.config.cluster,
+            node: self.config.node,
+            uuid: self.config.uuid,
+            shard: self.config.shard,
+            shard_count: self.config.shard_count,
+            limits: Limits {
+                frame_bytes_max: self.config.frame_bytes_max(),
+                batch_bytes_max: u32::try_from(self.config.batch_bytes_max())
+                    .expect("below a block"),
+                requests_max: u32::try_from(REQUESTS_PER_CONNECTION_MAX).expect("a small limit"),
+                budget_bytes: self.config.connection_bytes_max,
+            },
+        }
+    }
+
+    /// One whole request for this shard.
+    fn on_request(&mut self, origin: Origin, frame: InFrame) {
+        let group = frame.header.group;
+        match WireRequest::decode(&frame.header, frame.body()) {
+            Ok(WireRequest::Append(append)) => {
+                let admitted = self.admit(group, &append);
+                let (count, expected_tail) = (append.count, append.expected_tail);
+                let run = append.records_offset();
+                let record_bytes = append.record_bytes() as u64;
+                match admitted {
+                    Ok(at) => {
+                        self.counters.append_requests += 1;
+                        self.counters.append_records += u64::from(count.get());
+                        self.counters.append_record_bytes += record_bytes;
+                        let frame_bytes = frame.bytes.len();
+                        let records = frame.bytes.slice(run..);
+                        let request =
+                            Request { origin, records, count, expected_tail, frame_bytes };
+                        self.queue_request(at, request);
+                    }
+                    Err(refusal) => self.refuse_frame(origin, &frame, refusal),
+                }
+            }
+            Ok(WireRequest::Read(read)) => {
+                self.clients.give_room(origin, frame.bytes.len());
+                self.on_read_request(origin, group, read);
+            }
+            Ok(WireRequest::Metadata) => {
+                self.clients.give_room(origin, frame.bytes.len());
+                self.answer_metadata(origin);
+            }
+            Ok(WireRequest::Status) => {
+                self.clients.give_room(origin, frame.bytes.len());
+                self.answer_status(origin);
+            }
+            Ok(WireRequest::Hello(_)) => {
+                self.counters.client_malformed += 1;
+                self.refuse_frame(origin, &frame, Refusal::Malformed);
+            }
+            Err(refusal) => {
+                self.counters.client_malformed += 1;
+                self.refuse_frame(origin, &frame, refusal);
+            }
+        }
+    }
+
+    /// Whether an append may come in (F-01, F-02): before any of it is copied.
+    fn admit(&self, group: GroupId, append: &Append<'_>) -> Result<usize, Refusal> {
+        let at = self.slots.find(group).ok_or(Refusal::UnknownGroup)?;
+        if self.draining != Draining::No {
+            return Err(Refusal::Unavailable);
+        }
+        let raft = &self.slots[at].raft;
+        if raft.role() != RoleName::Leader {
+            return Err(Refusal::NotLeader { hint: raft.leader() });
+        }
+        if self.store.is_disk_full() {
+            return Err(Refusal::DiskFull);
+        }
+        let limit = self.config.batch_bytes_max();
+        if append.records.len() + BATCH_HEADER_BYTES > limit {
+            let limit_bytes = u32::try_from(limit - BATCH_HEADER_BYTES).expect("below a block");
+            return Err(Refusal::TooLarge { limit_bytes });
+        }
+        // A request that is larger than the whole budget still gets its chance when it is alone.
+        let budget = self.config.uncommitted_bytes_max;
+        let taken = self.replies.uncommitted_bytes;
+        if taken > 0 && taken + append.records.len() > budget {
+            return Err(busy());
+        }
+        Ok(at)
+    }
+
+    fn queue_request(&mut self, at: usize, request: Request) {
+        self.replies.uncommitted_bytes += request.records.len();
+        self.store.pending_bytes += request.records.len();
+        self.slots[at].pending.push_back(request);
+        self.slots.queue(at);
+    }
+
+    /// Refuses a whole frame and gives its bytes back at once.
+    fn refuse_frame(&mut self, origin: Origin, frame: &InFrame, refusal: Refusal) {
+        if matches!(refusal, Refusal::Busy { .. }) {
+            self.counters.client_busy += 1;
+        }
+        self.clients.give_room(origin, frame.bytes.len());
+        self.replies.refuse(frame.header.group, origin, refusal);
+    }
+}
+
+fn busy() -> Refusal {
+    Refusal::Busy { retry_after: BUSY_RETRY_AFTER }
+}

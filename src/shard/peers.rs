@@ -1,0 +1,235 @@
+//! ingress from peers: control frames are stepped into groups, bulk frames become appends.
+//!
+//! A bulk frame's batches are checked where they lie; what a group accepts as new is
+//! staged with its memory, so that the follower writes the very bytes it received.
+
+use bytes::Bytes;
+
+use super::Shard;
+use super::effects::{Effect, Effects};
+use super::input::Lane;
+use super::links::Bulk;
+use super::persist::{Direct, Staged};
+use crate::base::BlockBuf;
+use crate::model::batch::{BatchKind, BatchView, decode_membership};
+use crate::model::limits::FRAME_BYTES_MAX;
+use crate::model::{NodeId, StreamId};
+use crate::raft::{Append, AppendVerdict, LogBatch};
+use crate::wal::DirectoryEntry;
+use crate::wire::Assembler;
+use crate::wire::peer::{BulkBatch, BulkFrame, decode_control};
+
+/// One incarnation of one peer stream.
+#[derive(Clone, Copy)]
+struct Channel {
+    peer: NodeId,
+    lane: Lane,
+    stream: StreamId,
+}
+
+/// The batches of a frame that their groups took as new.
+struct Accepted {
+    batches: Vec<(usize, DirectoryEntry)>,
+    /// Bytes of the frame before its first batch.
+    area_bytes: usize,
+}
+
+impl Shard {
+    pub(super) fn on_peer_up(
+        &mut self,
+        peer: NodeId,
+        lane: Lane,
+        stream: StreamId,
+        credit_bytes: u64,
+    ) {
+        let Some(at) = self.links.find(peer) else { return };
+        self.counters.peer_streams += 1;
+        let link = self.links.at(at);
+        match lane {
+            Lane::Control => {
+                link.control = Some(stream);
+                link.assembler = Assembler::new(FRAME_BYTES_MAX);
+                link.outbox.clear();
+            }
+            Lane::Bulk => link.bulk = Some(Bulk { stream, credit_bytes }),
+        }
+        // Both lanes: what was on its way in either may be lost, so every group starts over with
+        // this peer from what it knows to be acknowledged.
+        for at in 0..self.slots.len() {
+            self.slots[at].raft.link_reset(peer, &mut self.wishes);
+            self.slots[at].raft.link_up(self.now, peer, &mut self.wishes);
+            self.slots.touch(at);
+        }
+    }
+
+    pub(super) fn on_peer_down(&mut self, peer: NodeId, lane: Lane, stream: StreamId) {
+        let Some(at) = self.links.find(peer) else { return };
+        let link = self.links.at(at);
+        match lane {
+            Lane::Control if link.control == Some(stream) => {
+                link.control = None;
+                link.outbox.clear();
+            }
+            Lane::Bulk if link.bulk.is_some_and(|bulk| bulk.stream == stream) => link.bulk = None,
+            // The end of an incarnation that was replaced already (N-06).
+            Lane::Control | Lane::Bulk => return,
+        }
+        for at in 0..self.slots.len() {
+            self.slots[at].raft.link_reset(peer, &mut self.wishes);
+            self.slots.touch(at);
+        }
+    }
+
+    pub(super) fn on_peer_control(
+        &mut self,
+        peer: NodeId,
+        stream: StreamId,
+        bytes: Bytes,
+        fx: &mut Effects,
+    ) {
+        let Some(at) = self.links.find(peer) else { return };
+        if self.links.at(at).control != Some(stream) {
+            return;
+        }
+        let channel = Channel { peer, lane: Lane::Control, stream };
+        self.links.at(at).assembler.push(bytes);
+        while let Some(next) = self.links.at(at).assembler.next() {
+            let frame = match next {
+                Ok(frame) => frame,
+                Err(error) => {
+                    return self.close_peer(channel, error.reason(), fx);
+                }
+            };
+            let envelopes = match decode_control(&frame.header, frame.body(), peer) {
+                Ok(envelopes) => envelopes,
+                Err(error) => {
+                    return self.close_peer(channel, error.reason(), fx);
+                }
+            };
+            for envelope in envelopes {
+                let Ok(envelope) = envelope else {
+                    return self.close_peer(channel, "control frame malformed", fx);
+                };
+                let Some(at) = self.slots.find(envelope.group) else {
+                    self.counters.peer_ignored += 1;
+                    continue;
+                };
+                self.slots[at].raft.step(self.now, envelope, &mut self.wishes);
+                self.slots.touch(at);
+            }
+            self.absorb();
+        }
+    }
+
+    fn close_peer(&mut self, channel: Channel, reason: &'static str, fx: &mut Effects) {
+        let Channel { peer, lane, stream } = channel;
+        self.counters.peer_malformed += 1;
+        self.on_peer_down(peer, lane, stream);
+        fx.push(Effect::ClosePeer { peer, lane, stream, reason });
+    }
+
+    pub(super) fn on_peer_bulk(
+        &mut self,
+        peer: NodeId,
+        stream: StreamId,
+        frame: BlockBuf,
+        fx: &mut Effects,
+    ) {
+        let Some(link) = self.links.find(peer) else { return };
+        if self.links.at(link).bulk.is_none_or(|bulk| bulk.stream != stream) {
+            return;
+        }
+        let channel = Channel { peer, lane: Lane::Bulk, stream };
+        let Accepted { batches: accepted, area_bytes } = match self.accept_batches(peer, &frame) {
+            Ok(accepted) => accepted,
+            Err(reason) => return self.close_peer(channel, reason, fx),
+        };
+        if accepted.is_empty() {
+            return;
+        }
+        if frame.len() >= self.config.direct_frame_bytes_min {
+            self.store.stage(Staged::Direct(Direct { frame, area_bytes, accepted }));
+            return;
+        }
+        let bytes = frame.len();
+        let frame = frame.freeze(bytes);
+        for (slot, entry) in accepted {
+            let start = entry.offset as usize;
+            let bytes = frame.slice(start..start + entry.bytes as usize);
+            self.store.stage(Staged::Copied { slot, entry, bytes });
+        }
+    }
+
+    /// Checks every batch of a frame, then steps each into its group; returns those that are new
+    /// there, and the bytes before the first batch.
+    ///
+    /// Checked first and stepped second: a group that accepted a batch must see it staged, so a
+    /// bad batch in the middle of a frame may not leave the ones before it half done.
+    fn accept_batches(&mut self, peer: NodeId, frame: &BlockBuf) -> Result<Accepted, &'static str> {
+        let view = BulkFrame::decode(frame).map_err(|error| error.reason())?;
+        let mut appends = Vec::with_capacity(view.len());
+        for item in view.batches() {
+            match self.check_batch(&view, &item) {
+                Ok(Some(append)) => appends.push((item, append)),
+                Ok(None) => self.counters.peer_ignored += 1,
+                Err(reason) => {
+                    self.counters.peer_batch_corrupt += 1;
+                    return Err(reason);
+                }
+            }
+        }
+        let mut accepted = Vec::with_capacity(appends.len());
+        for (item, (at, append)) in appends {
+            let batch = append.batch.clone();
+            let slot = &mut self.slots[at];
+            let verdict = slot.raft.on_append(self.now, peer, append, &mut self.wishes);
+            self.slots.touch(at);
+            if verdict == AppendVerdict::New {
+                self.counters.batches_followed += 1;
+                let entry = DirectoryEntry {
+                    group: item.group,
+                    replica: self.slots[at].replica,
+                    span: batch.span,
+                    kind: batch.kind,
+                    offset: item.offset,
+                    bytes: batch.bytes,
+                };
+                accepted.push((at, entry));
+            }
+        }
+        Ok(Accepted { batches: accepted, area_bytes: view.area_bytes() })
+    }
+
+    /// Verifies one batch where it lies; `None` for a group that does not live here.
+    fn check_batch(
+        &self,
+        view: &BulkFrame<'_>,
+        item: &BulkBatch,
+    ) -> Result<Option<(usize, Append)>, &'static str> {
+        let Some(at) = self.slots.find(item.group) else { return Ok(None) };
+        let bytes = view.batch(item);
+        let batch = BatchView::decode(bytes).map_err(|_| "batch checksum wrong")?;
+        if batch.header.group != item.group || batch.header.batch_bytes() != bytes.len() {
+            return Err("batch of another group or length");
+        }
+        let membership = match batch.header.kind {
+            BatchKind::Configuration => {
+                let record = batch.records().next().and_then(Result::ok);
+                let membership = record.and_then(|(_, bytes)| decode_membership(bytes));
+                Some(membership.ok_or("configuration malformed")?.0)
+            }
+            BatchKind::Records | BatchKind::Noop => None,
+        };
+        let (span, kind) = (batch.header.span, batch.header.kind);
+        let append = Append {
+            from_replica: item.from_replica,
+            to_replica: item.to_replica,
+            term: item.term,
+            prev: item.prev,
+            commit: item.commit,
+            batch: LogBatch { span, kind, bytes: item.bytes, slice: None },
+            membership,
+        };
+        Ok(Some((at, append)))
+    }
+}
