@@ -16,9 +16,7 @@ use std::collections::BTreeMap;
 use super::format::{BlockView, DirectoryEntry, parse_block};
 use super::group_log::{Fault, FaultKind, GroupLog, PlacedBatch};
 use super::planner::OpeningPlan;
-use super::record::{
-    GroupCheckpoint, LogReset, Record, SegmentOpen, TERM_RUNS_PER_RECORD_MAX, TermRun,
-};
+use super::record::{GroupCheckpoint, LogReset, Record, SegmentOpen, TERM_RUNS_PER_RECORD_MAX};
 use super::{Geometry, Identity, Lsn, SegmentNo};
 use crate::model::batch::{decode_membership, record_at};
 use crate::model::{
@@ -55,10 +53,12 @@ pub struct RecoveredGroup {
     pub base_membership: Membership,
     /// The last entry.
     pub last: EntryId,
-    /// Terms of (base, last]: exact for every index.
-    pub runs: Vec<TermRun>,
-    /// The newest batches, consecutive up to `last`: kind and bytes too. What lies between `base`
-    /// and the first of them is known by its terms and found with [`Index::locate`].
+    /// The entry just before the first of `spans`: `base`, unless older batches are known by
+    /// their terms only; those are found with [`Index::locate`].
+    pub before_spans: EntryId,
+    /// Terms of (base, before_spans], each with the first index of its run.
+    pub runs: Vec<(Term, LogIndex)>,
+    /// The newest batches, consecutive up to `last`, with the bytes of the whole batch.
     pub spans: Vec<(Span, BatchKind, u32)>,
     /// Configurations in the log above `base`.
     pub memberships: Vec<(LogIndex, Membership)>,
@@ -301,20 +301,7 @@ impl Index {
 
     /// What the shard's groups start from, ascending.
     pub fn recovered(&self) -> Vec<RecoveredGroup> {
-        self.groups
-            .values()
-            .map(|log| RecoveredGroup {
-                group: log.group,
-                replica: log.replica,
-                hard_state: log.hard_state,
-                base: log.base,
-                base_membership: log.base_membership.clone(),
-                last: log.last,
-                runs: log.runs.clone(),
-                spans: log.dense.iter().map(|b| (b.span, b.kind, b.bytes)).collect(),
-                memberships: log.memberships.clone(),
-            })
-            .collect()
+        self.groups.values().map(recovered_group).collect()
     }
 
     /// The records of an opening, a list per block: each list fits into a block of
@@ -378,6 +365,25 @@ impl Index {
         if !self.loading {
             self.groups.values().for_each(GroupLog::check);
         }
+    }
+}
+
+fn recovered_group(log: &GroupLog) -> RecoveredGroup {
+    let first = log.dense.front().map_or(log.last.index.next(), |batch| batch.span.first);
+    let before = first.previous().max(log.base.index);
+    let term = log.term_at(before).expect("between base and last");
+    let older = log.runs.iter().filter(|run| run.first <= before);
+    RecoveredGroup {
+        group: log.group,
+        replica: log.replica,
+        hard_state: log.hard_state,
+        base: log.base,
+        base_membership: log.base_membership.clone(),
+        last: log.last,
+        before_spans: EntryId::new(term, before),
+        runs: older.map(|run| (run.term, run.first)).collect(),
+        spans: log.dense.iter().map(|batch| (batch.span, batch.kind, batch.bytes)).collect(),
+        memberships: log.memberships.clone(),
     }
 }
 

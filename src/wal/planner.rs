@@ -64,7 +64,7 @@ pub struct OpeningPlan {
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     write: WriteSeq,
-    /// Where the log goes on behind it: its end, or the next segment if it was the last of its.
+    /// The position behind it.
     end: Lsn,
     /// The watermark it carries.
     durable_lsn: Lsn,
@@ -118,10 +118,11 @@ impl Planner {
             next: start,
             next_write: WriteSeq::NONE.next(),
             in_flight: VecDeque::with_capacity(geometry.writes_in_flight_max as usize),
-            // What recovery found was read back, and the rest below is void.
-            durable: start,
-            watermark: start,
-            data_end: start,
+            // What recovery found was read back. The void is durable only once the opening that
+            // declares it is: until then it would look like lost blocks (W-05).
+            durable: resume.void.from,
+            watermark: resume.void.from,
+            data_end: resume.void.from,
             active_at: Moment::ZERO,
             boot_void: Some(resume.void),
             parts_left: 0,
@@ -259,12 +260,6 @@ impl Planner {
         let plan = self.next_opening();
         assert!(self.can_roll(0), "{:?} is not ready, or too much is in flight", plan.segment);
         self.ready.pop_front();
-        // What was void is as good as durable once everything before it is.
-        if let Some(last) = self.in_flight.back_mut() {
-            last.end = plan.void.to;
-        } else {
-            self.durable = plan.void.to;
-        }
         self.next = plan.void.to;
         self.parts_left = parts;
         plan
@@ -277,9 +272,11 @@ impl Planner {
 
     /// Whether the next block of the opening can be placed now.
     pub fn fits_part(&self, bytes: u32) -> bool {
+        // The void before a first part may be wider than the window; nothing else is in flight
+        // then, so a hole before it is impossible and one in it is at the segment's start.
         self.parts_left > 0
             && self.slots_free() > 0
-            && self.window_allows(self.next.plus(u64::from(bytes)))
+            && (self.in_flight.is_empty() || self.window_allows(self.next.plus(u64::from(bytes))))
     }
 
     /// Places the next block of the current opening.
@@ -393,11 +390,12 @@ impl Planner {
         assert!(self.in_flight.iter().all(|write| write.durable_lsn <= self.durable));
         assert!(self.in_flight.front().is_none_or(|write| !write.done), "{self:?}");
         assert!(self.in_flight.iter().is_sorted_by_key(|write| write.end));
-        if let Some(last) = self.in_flight.back() {
-            assert!(last.end == self.next, "{self:?}");
-            let in_flight_bytes = self.next.bytes_since(self.durable);
+        if self.in_flight.len() > 1 {
+            let last = self.in_flight.back().expect("more than one").end;
+            let in_flight_bytes = last.bytes_since(self.durable);
             assert!(in_flight_bytes <= self.geometry.in_flight_bytes_max, "{self:?}");
-        } else {
+        }
+        if self.in_flight.is_empty() && self.parts_left == 0 && self.boot_void.is_none() {
             assert!(self.durable == self.next, "{self:?}");
         }
     }
