@@ -53,12 +53,11 @@ pub struct RecoveredGroup {
     pub base_membership: Membership,
     /// The last entry.
     pub last: EntryId,
-    /// The entry just before the first of `spans`: `base`, unless older batches are known by
-    /// their terms only; those are found with [`Index::locate`].
-    pub before_spans: EntryId,
-    /// Terms of (base, before_spans], each with the first index of its run.
-    pub runs: Vec<(Term, LogIndex)>,
-    /// The newest batches, consecutive up to `last`, with the bytes of the whole batch.
+    /// Terms of (base, last]: exact for every index.
+    pub runs: Vec<TermRun>,
+    /// The newest batches, consecutive up to `last`, with the bytes of the whole batch. What lies
+    /// between `base` and the first of them is known by its terms and found with
+    /// [`Index::locate`].
     pub spans: Vec<(Span, BatchKind, u32)>,
     /// Configurations in the log above `base`.
     pub memberships: Vec<(LogIndex, Membership)>,
@@ -369,10 +368,6 @@ impl Index {
 }
 
 fn recovered_group(log: &GroupLog) -> RecoveredGroup {
-    let first = log.dense.front().map_or(log.last.index.next(), |batch| batch.span.first);
-    let before = first.previous().max(log.base.index);
-    let term = log.term_at(before).expect("between base and last");
-    let older = log.runs.iter().filter(|run| run.first <= before);
     RecoveredGroup {
         group: log.group,
         replica: log.replica,
@@ -380,8 +375,7 @@ fn recovered_group(log: &GroupLog) -> RecoveredGroup {
         base: log.base,
         base_membership: log.base_membership.clone(),
         last: log.last,
-        before_spans: EntryId::new(term, before),
-        runs: older.map(|run| (run.term, run.first)).collect(),
+        runs: log.runs.clone(),
         spans: log.dense.iter().map(|batch| (batch.span, batch.kind, batch.bytes)).collect(),
         memberships: log.memberships.clone(),
     }
