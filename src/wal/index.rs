@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use super::format::{BlockView, DirectoryEntry, parse_block};
 use super::group_log::{Fault, FaultKind, GroupLog, PlacedBatch};
 use super::planner::OpeningPlan;
-use super::record::{GroupCheckpoint, LogReset, Record, SegmentOpen, TERM_RUNS_PER_RECORD_MAX};
+use super::record::{
+    GroupCheckpoint, LogReset, Record, SegmentOpen, TERM_RUNS_PER_RECORD_MAX, TermRun,
+};
 use super::{Geometry, Identity, Lsn, SegmentNo};
 use crate::model::batch::{decode_membership, record_at};
 use crate::model::{
