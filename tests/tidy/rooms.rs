@@ -124,25 +124,36 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Reads a `mod.rs`. Items marked `pub` and `pub(crate)` are open, all others closed.
+    /// Reads a `mod.rs`. Items marked `pub` and `pub(crate)` are open, all others closed. Those
+    /// inside braces count too, because a macro's body may declare them; a method that comes in
+    /// that way opens nothing, since no path through the door ends in it. For the same reason every
+    /// word handed to a macro that makes items (`kinds! { Kind: .. }`) counts as open.
     pub(crate) fn of(text: &str) -> Self {
         let tokens = tokens_of(text);
         let mut door = Self::default();
-        let mut depth = 0_usize;
         let mut at = 0;
         while at < tokens.len() {
-            match text_at(&tokens, at) {
+            at += 1;
+            if text_at(&tokens, at - 1) == "pub" {
+                at = door.read_item(&tokens, at);
+            } else if text_at(&tokens, at) == "!" && text_at(&tokens, at + 1) == "{" {
+                at = door.read_macro(&tokens, at + 2);
+            }
+        }
+        door
+    }
+
+    fn read_macro(&mut self, tokens: &[Token], mut at: usize) -> usize {
+        let mut depth = 1;
+        while at < tokens.len() && depth > 0 {
+            match text_at(tokens, at) {
                 "{" => depth += 1,
                 "}" => depth -= 1,
-                "pub" if depth == 0 => {
-                    at = door.read_item(&tokens, at + 1);
-                    continue;
-                }
-                _ => {}
+                word => drop(self.names.insert(word.to_owned())),
             }
             at += 1;
         }
-        door
+        at
     }
 
     fn read_item(&mut self, tokens: &[Token], mut at: usize) -> usize {
@@ -328,7 +339,8 @@ mod tests {
     /// One file of `room` beside a raft and a wire room with doors.
     fn imports(path: &str, text: &str) -> Vec<String> {
         let raft = "mod log;\nmod group;\npub use group::{Group as Replica, Envelope};";
-        let wire = "pub mod client;\npub(crate) mod frame;\nmod peer;\npub const LIMIT: u32 = 1;";
+        let wire = "pub mod client;\npub(crate) mod frame;\nmod peer;\npub const LIMIT: u32 = 1;\n\
+            macro_rules! m { () => { pub struct Counters {} } }\nkinds! { Kind: A = 1 }";
         let client = "mod error;\npub use error::ErrorCode;";
         check_imports(&[
             file("src/raft/mod.rs", raft),
@@ -362,7 +374,10 @@ mod tests {
             &["behind the door of raft"],
         );
         check(&imports("src/shard/x.rs", "use crate::raft::Group;"), &["Group is behind"]);
-        check(&imports("src/shard/x.rs", "use crate::wire::{LIMIT, frame::F};"), &[]);
+        check(
+            &imports("src/shard/x.rs", "use crate::wire::{LIMIT, frame::F, Counters, Kind};"),
+            &[],
+        );
         check(&imports("src/shard/x.rs", "use crate::wire::client::ErrorCode;"), &[]);
         check(
             &imports("src/shard/x.rs", "use crate::wire::client::error::E;"),
