@@ -116,6 +116,7 @@ impl World {
             device_writes_max: 4,
             direct_frame_bytes_min: DIRECT_BYTES,
             peer_credit_bytes: 4 << 20,
+            segments_ahead: 1,
             retention: self.retention,
             facts: WorldFacts::default(),
             seed: 1000 * boot + u64::from(id.get()),

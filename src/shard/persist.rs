@@ -182,7 +182,8 @@ impl Store {
 
     /// Whether the device has a slot for one more block at once.
     pub(super) fn has_free_slot(&self) -> bool {
-        self.queued.is_empty() && self.submitted < self.slots_max
+        let queued = u32::try_from(self.queued.len()).expect("bounded");
+        self.submitted + queued < self.slots_max
     }
 
     /// Whether a block may be closed although it has to wait for the device.
@@ -508,7 +509,8 @@ impl Shard {
             self.counters.wal_segments_recycled += u64::from(recycle.is_some());
             fx.push(Effect::PrepareSegment { segment, recycle });
         }
-        while self.store.spare.len() > SPARE_SEGMENTS_MAX
+        let ahead = usize::try_from(self.config.segments_ahead).unwrap_or(usize::MAX);
+        while self.store.spare.len() > SPARE_SEGMENTS_MAX.max(ahead)
             && let Some(segment) = self.store.spare.pop_front()
         {
             fx.push(Effect::RemoveSegment { segment });

@@ -19,8 +19,6 @@ use crate::model::limits::DEVICE_ALIGN_BYTES;
 
 /// Idle this long, a log whose last blocks are not below any durable watermark gets a seal (W-06).
 pub const SEAL_AFTER: Duration = Duration::from_millis(5);
-/// Segments prepared ahead of the one being written.
-const SEGMENTS_AHEAD: u64 = 1;
 
 /// Where writing goes on after recovery: in a segment that holds no position that could have been
 /// in flight before (W-08).
@@ -97,6 +95,8 @@ pub struct Planner {
     parts_left: u32,
     /// The end of the boot opening; nothing else may be placed until it is durable.
     boot_until: Option<Lsn>,
+    /// How many segments are wanted beyond the current one.
+    segments_ahead: u64,
     /// Segments below this one were asked for.
     wanted_below: SegmentNo,
     /// Segments that could not be made when they were asked for, ascending.
@@ -127,10 +127,23 @@ impl Planner {
             boot_void: Some(resume.void),
             parts_left: 0,
             boot_until: None,
+            segments_ahead: 1,
             wanted_below: resume.segment,
             failed: VecDeque::new(),
             ready: VecDeque::new(),
         }
+    }
+
+    /// The same planner, with `segments` files wanted beyond the one being written: pre-writing
+    /// takes time that the write path does not have.
+    ///
+    /// # Panics
+    /// If it is none: the next segment is ready before it is needed.
+    #[must_use]
+    pub fn with_segments_ahead(mut self, segments: u64) -> Self {
+        assert!(segments > 0, "{segments} segments ahead");
+        self.segments_ahead = segments;
+        self
     }
 
     /// Write slots of the device that are free.
@@ -359,7 +372,7 @@ impl Planner {
         if let Some(again) = self.failed.pop_front() {
             return Some(again);
         }
-        let up_to = self.current_segment().0 + SEGMENTS_AHEAD;
+        let up_to = self.current_segment().0 + self.segments_ahead;
         if self.wanted_below.0 > up_to {
             return None;
         }
