@@ -55,6 +55,8 @@ struct World {
     groups: u64,
     nodes: Vec<Node>,
     streams: u64,
+    /// A node that takes no turns and hears nothing.
+    down: Option<usize>,
 }
 
 fn uuid(id: NodeId) -> NodeUuid {
@@ -84,7 +86,8 @@ fn recover(disk: &Disk, identity: Identity, geometry: Geometry) -> Recovered {
 impl World {
     fn new(geometry: Geometry, groups: u64, retention: RetentionLimits) -> Self {
         let now = Moment::from_nanos(1);
-        let mut world = Self { now, geometry, retention, groups, nodes: Vec::new(), streams: 0 };
+        let mut world =
+            Self { now, geometry, retention, groups, nodes: Vec::new(), streams: 0, down: None };
         for id in 1..=3 {
             let node = world.start(NodeId::new(id), Disk::new(), 1);
             world.nodes.push(node);
@@ -155,15 +158,37 @@ impl World {
         }
     }
 
+    /// Cuts a node off.
+    fn stop(&mut self, at: usize) {
+        self.down = Some(at);
+        let (peer, stream) = (self.nodes[at].id, StreamId::new(self.streams));
+        for node in (0..3).filter(|node| *node != at) {
+            for lane in [Lane::Control, Lane::Bulk] {
+                self.nodes[node].inputs.push(Input::PeerDown { peer, lane, stream });
+            }
+        }
+    }
+
+    /// Starts it again from its disk.
+    fn resume(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let (id, boot, disk) = (node.id, node.boot + 1, core::mem::take(&mut node.disk));
+        self.nodes[at] = self.start(id, disk, boot);
+        self.down = None;
+        self.connect();
+    }
+
     /// One turn of each node; effects take no time and never fail.
     fn round(&mut self, step: Duration) {
         self.now = self.now.after(step);
-        for at in 0..3 {
+        for at in (0..3).filter(|at| self.down != Some(*at)).collect::<Vec<_>>() {
             let mut fx = Effects::default();
             let node = &mut self.nodes[at];
             node.inputs.push(Input::Tick);
             node.shard.turn(self.now, &mut node.inputs, &mut node.arena, &mut fx);
-            node.shard.check_all();
+            if self.groups < 100 || self.now.as_nanos() % 50_000_000 == 1 {
+                node.shard.check_all();
+            }
             for effect in fx.list {
                 self.carry_out(at, effect);
             }
@@ -194,6 +219,9 @@ impl World {
             Effect::RemoveSegment { segment } => drop(node.disk.remove(&segment)),
             Effect::SendPeer { peer, lane, stream, frame } => {
                 let from = node.id;
+                if self.down.is_some_and(|down| self.nodes[down].id == peer) {
+                    return;
+                }
                 let bytes: Vec<u8> =
                     frame.parts.iter().flat_map(|p| p.as_bytes().to_vec()).collect();
                 let to = self.nodes.iter_mut().find(|n| n.id == peer).expect("three nodes");
@@ -345,11 +373,8 @@ fn a_restart_of_all_nodes_finds_every_acknowledged_record() {
         world.run(50);
         assert_eq!(world.count_done(), 80, "round {round}");
         for at in 0..3 {
-            let node = &mut world.nodes[at];
-            let (id, boot, disk) = (node.id, node.boot + 1, core::mem::take(&mut node.disk));
-            world.nodes[at] = world.start(id, disk, boot);
+            world.resume(at);
         }
-        world.connect();
         world.run(1000);
         world.count_done();
     }
@@ -390,4 +415,69 @@ fn retention_moves_the_first_index_and_reuses_segments() {
     let leader = world.leader(2);
     let quiet = world.read(leader, 2, 2, Consistency::Linearizable);
     assert_eq!(quiet, records(1, 500), "the quiet group's record was written forward");
+}
+
+#[test]
+fn a_follower_that_was_away_catches_up_from_the_leaders_device() {
+    let mut world = World::new(SMALL, 1, RetentionLimits::default());
+    world.run(1000);
+    let away = (world.leader(1) + 1) % 3;
+    world.stop(away);
+    for correlation in 1..=300 {
+        world.append(1, correlation, &records(10, 1000));
+        world.run(2);
+    }
+    world.run(50);
+    assert_eq!(world.count_done(), 300);
+    world.resume(away);
+    world.run(1500);
+    let leader = world.leader(1);
+    let last = world.nodes[leader].shard.group(GroupId::new(1)).expect("there").last();
+    let group = world.nodes[away].shard.group(GroupId::new(1)).expect("there");
+    assert_eq!((group.last(), group.commit(), group.durable()), (last, last.index, last.index));
+    assert_eq!(world.nodes[away].shard.counters().snapshots_installed, 0);
+    assert!(world.nodes.iter().any(|node| node.shard.counters().wal_reads > 0));
+}
+
+#[test]
+fn a_follower_below_the_first_index_goes_on_from_a_metadata_snapshot() {
+    let retention = RetentionLimits { bytes_per_group: 256 << 10, records_per_group: 0 };
+    let mut world = World::new(SMALL, 1, retention);
+    world.run(1000);
+    let away = (world.leader(1) + 1) % 3;
+    world.stop(away);
+    for correlation in 1..=300 {
+        world.append(1, correlation, &records(10, 1000));
+        world.run(4);
+    }
+    world.run(300);
+    assert_eq!(world.count_done(), 300);
+    world.resume(away);
+    world.run(1500);
+    let leader = world.leader(1);
+    let group = world.nodes[leader].shard.group(GroupId::new(1)).expect("there");
+    let (last, first) = (group.last(), group.first_index());
+    assert!(first.get() > 1000);
+    let group = world.nodes[away].shard.group(GroupId::new(1)).expect("there");
+    assert_eq!((group.last(), group.commit(), group.durable()), (last, last.index, last.index));
+    assert_eq!(world.nodes[away].shard.counters().snapshots_installed, 1);
+    // And it is still so after one more restart.
+    world.resume(away);
+    world.run(1500);
+    let group = world.nodes[away].shard.group(GroupId::new(1)).expect("there");
+    assert!(group.last() >= last && group.first_index() > LogIndex::new(1000));
+}
+
+#[test]
+fn a_thousand_groups_share_blocks_and_frames() {
+    let mut world = World::new(Geometry::PRODUCTION, 1000, RetentionLimits::default());
+    world.run(1500);
+    let writes: u64 = world.nodes.iter().map(|n| n.shard.counters().wal_writes).sum();
+    for group in 1..=1000 {
+        world.append(group, group, &records(1, 200));
+    }
+    world.run(100);
+    assert_eq!(world.count_done(), 1000);
+    let after: u64 = world.nodes.iter().map(|n| n.shard.counters().wal_writes).sum();
+    assert!(after - writes < 100, "{} writes for a thousand appends", after - writes);
 }
