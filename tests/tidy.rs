@@ -22,8 +22,10 @@ const FOLDERS: &[&str] = &[".ci", "benches", "docs", "examples", "src", "tests",
 /// Extensions of files that are read as text.
 const TEXT: &[&str] = &["rs", "md", "toml", "txt", "yml", "sh", "svg", "json"];
 
+/// The repository that cargo runs us for; by hand, any other checkout.
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    let set = std::env::var_os("CARGO_MANIFEST_DIR");
+    set.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// Every text file of the repository, by path from its root, in order.

@@ -72,6 +72,7 @@ pub(crate) const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("crc32c", &["base"]),
     ("glommio", &["runtime"]),
     ("io_uring", &["runtime"]),
+    ("futures_io", &["runtime"]),
     ("core_affinity", &["runtime"]),
     ("libc", &["runtime"]),
     ("socket2", &["runtime", "client"]),
@@ -85,7 +86,13 @@ pub(crate) const DEPENDENCIES: &[(&str, &[&str])] = &[
 ];
 
 /// Files outside `src/runtime` that may say `unsafe`.
-pub(crate) const UNSAFE_FILES: &[&str] = &["src/base/arena.rs"];
+pub(crate) const UNSAFE_FILES: &[&str] = &[
+    "src/base/arena.rs",               // aligned memory, shared by slices
+    "tools/catamaran/dev/children.rs", // children end with their parent
+    "tools/loadgen/machine.rs",        // file system and processor facts
+    "tools/loadgen/poll.rs",           // epoll
+    "tools/loadgen/signals.rs",        // Ctrl-C
+];
 
 /// Names that admit anything and so say nothing.
 pub(crate) const EMPTY_NAMES: &[&str] =
