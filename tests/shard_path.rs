@@ -118,7 +118,7 @@ impl World {
             connection_bytes_max: 4 << 20,
             device_writes_max: 4,
             direct_frame_bytes_min: DIRECT_BYTES,
-            peer_credit_bytes: 4 << 20,
+            peer_credit_bytes: 4 * u64::from(self.geometry.block_bytes_max),
             segments_ahead: 1,
             retention: self.retention,
             facts: WorldFacts::default(),
@@ -134,7 +134,7 @@ impl World {
         Node {
             id,
             shard: Shard::boot(config, recovered, self.now),
-            arena: Arena::new(64, 1 << 20),
+            arena: Arena::new(64, self.geometry.block_bytes_max as usize),
             inputs,
             disk,
             boot,
@@ -151,7 +151,7 @@ impl World {
             for peer in (0..3).filter(|peer| *peer != at) {
                 for lane in [Lane::Control, Lane::Bulk] {
                     let peer = self.nodes[peer].id;
-                    let credit_bytes = 4 << 20;
+                    let credit_bytes = 4 * u64::from(self.geometry.block_bytes_max);
                     self.nodes[at].inputs.push(Input::PeerUp { peer, lane, stream, credit_bytes });
                 }
             }
