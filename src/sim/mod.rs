@@ -1,1 +1,20 @@
-//! sim: being built.
+//! The other world: virtual time, simulated devices and networks, and the very same shards.
+//!
+//! A run is decided by one seed: it draws a [`Plan`], lives through it event by event, and an
+//! oracle checks after every one of them. `runtime` is the world that ships; this one is how it is
+//! proved that what ships is right. See `docs/testing.md`. Does not: print, read a clock, start a
+//! thread, or touch a file.
+
+mod disk;
+mod mirror;
+mod net;
+mod plan;
+mod queue;
+mod record;
+mod trace;
+mod truth;
+mod verdict;
+
+pub use plan::{Between, ChaosPlan, DiskPlan, LoadPlan, NetPlan, Plan, Recurring};
+pub use trace::Sink;
+pub use verdict::{Failure, Fault, Oracle, Summary, Tally};
