@@ -5,7 +5,7 @@
 //! the acknowledgement oracles must not ask the code they check. After a restart it is compared
 //! with what the real recovery found and then set to it. Does not: parse bytes; the world does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::verdict::{Check, fail};
 use crate::model::{EntryId, GroupId, HardState, LogIndex, Span, Term, WriteSeq};
@@ -87,6 +87,8 @@ pub(super) struct Mirror {
     groups: BTreeMap<GroupId, Replica>,
     /// Submitted and not yet in force; `true`: confirmed, but something before it is not.
     pending: BTreeMap<WriteSeq, (BlockFacts, bool)>,
+    /// Groups whose log may or may not have been replaced when the process died.
+    reset_in_doubt: BTreeSet<GroupId>,
 }
 
 impl Mirror {
@@ -109,7 +111,9 @@ impl Mirror {
 
     /// The process died: nothing is known of what was not in force.
     pub(super) fn crashed(&mut self) {
-        self.pending.clear();
+        let pending = core::mem::take(&mut self.pending);
+        let resets = pending.values().flat_map(|(facts, _)| &facts.resets);
+        self.reset_in_doubt = resets.map(|(group, _, _)| *group).collect();
     }
 
     /// A group as the device certainly holds it.
@@ -136,14 +140,15 @@ impl Mirror {
         {
             fail!(Durability, "{group:?}: voted {:?}, durable was {:?}", state, before.state);
         }
-        let lost = before.spans.values().find(|span| !found.holds(**span));
         // What was in flight may have replaced a conflicting tail: then the log goes on at or
         // before the lost batch in a newer term.
+        let replaced = |lost: &Span| {
+            let goes_on = found.spans.range(..=lost.last()).next_back();
+            goes_on.is_some_and(|(_, newer)| newer.term > lost.term)
+        };
+        let lost = before.spans.values().find(|span| !found.holds(**span) && !replaced(span));
         if let Some(lost) = lost
-            && !found.spans.range(..=lost.last()).next_back().is_some_and(|(_, replacement)| {
-                replacement.term > lost.term && replacement.first <= lost.last()
-            })
-            && base.index <= before.base.index
+            && !self.reset_in_doubt.contains(&group)
         {
             fail!(Durability, "{group:?}: recovery lost {lost:?} of {before:?}");
         }

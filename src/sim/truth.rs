@@ -27,8 +27,8 @@ pub(super) struct Truth {
     group: GroupId,
     leaders: BTreeMap<Term, NodeId>,
     batches: BTreeMap<(Term, LogIndex), Batch>,
-    /// By first index.
-    committed: BTreeMap<LogIndex, Span>,
+    /// By first index, with the term of the leader that committed it.
+    committed: BTreeMap<LogIndex, (Span, Term)>,
     committed_upto: LogIndex,
     /// The last index that a client was told to be committed.
     pub(super) acked_upto: LogIndex,
@@ -103,14 +103,20 @@ impl Truth {
 
     /// The committed batch that holds `index`.
     pub(super) fn committed_at(&self, index: LogIndex) -> Option<Span> {
-        let (_, span) = self.committed.range(..=index).next_back()?;
+        let (_, (span, _)) = self.committed.range(..=index).next_back()?;
         span.contains(index).then_some(*span)
     }
 
-    /// Committed batches that end behind `after`, in order.
-    pub(super) fn committed_after(&self, after: LogIndex) -> impl Iterator<Item = Span> {
+    /// What a leader of `term` must have behind `after`: batches that were committed by leaders of
+    /// earlier terms (Leader Completeness), in order.
+    pub(super) fn committed_before(
+        &self,
+        term: Term,
+        after: LogIndex,
+    ) -> impl Iterator<Item = Span> {
         let from = self.committed_at(after).map_or(after, |span| span.first);
-        self.committed.range(from..).map(|(_, span)| *span).filter(move |s| after < s.last())
+        let committed = self.committed.range(from..).map(|(_, entry)| *entry);
+        committed.filter(move |(span, by)| after < span.last() && *by < term).map(|(span, _)| span)
     }
 
     /// The last index that is committed as far as the world has seen.
@@ -118,10 +124,10 @@ impl Truth {
         self.committed_upto
     }
 
-    /// A replica committed the batch of `term` at `index`, which follows everything committed so
-    /// far. Answers the batch.
-    pub(super) fn commit(&mut self, term: Term, index: LogIndex) -> Result<Batch, Failure> {
-        assert_eq!(index, self.committed_upto.next(), "commits are told in order");
+    /// The leader of `leader_term` committed the batch of `term` that follows everything committed
+    /// so far. Answers the batch.
+    pub(super) fn commit(&mut self, term: Term, leader_term: Term) -> Result<Batch, Failure> {
+        let index = self.committed_upto.next();
         let Some(batch) = self.batch_at(term, index) else {
             fail!(AckDiscipline, "{:?}: {index:?} {term:?} committed, never written", self.group);
         };
@@ -129,7 +135,7 @@ impl Truth {
             fail!(CommitAgreement, "{:?}: {:?} committed from within", self.group, batch.span);
         }
         let batch = batch.clone();
-        self.committed.insert(index, batch.span);
+        self.committed.insert(index, (batch.span, leader_term));
         self.committed_upto = batch.span.last();
         Ok(batch)
     }
@@ -195,14 +201,17 @@ mod tests {
         let mut truth = Truth::new(G);
         truth.saw_batch(&batch(1, 1, &[id(1), id(2)])).expect("new");
         truth.saw_batch(&batch(2, 3, &[id(3)])).expect("new");
-        truth.commit(Term::new(1), LogIndex::new(1)).expect("written");
-        let last = truth.commit(Term::new(2), LogIndex::new(3)).expect("written");
+        truth.commit(Term::new(1), Term::new(1)).expect("written");
+        let last = truth.commit(Term::new(2), Term::new(3)).expect("written");
         assert_eq!(last.records, [id(3)]);
         assert_eq!(truth.record_at(LogIndex::new(2)), Some(id(2)));
-        let after: Vec<u64> =
-            truth.committed_after(LogIndex::new(1)).map(|s| s.first.get()).collect();
-        assert_eq!(after, [1, 3], "the first one ends behind 1");
-        let failure = truth.commit(Term::new(2), LogIndex::new(4)).expect_err("nobody wrote it");
+        let firsts = |term, after| -> Vec<u64> {
+            let spans = truth.committed_before(Term::new(term), LogIndex::new(after));
+            spans.map(|span| span.first.get()).collect()
+        };
+        assert_eq!(firsts(4, 1), [1, 3], "the first one ends behind 1");
+        assert_eq!(firsts(3, 0), [1], "the second one was committed in term 3");
+        let failure = truth.commit(Term::new(2), Term::new(3)).expect_err("nobody wrote it");
         assert_eq!(failure.oracle, Oracle::AckDiscipline);
     }
 }

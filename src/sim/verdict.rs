@@ -75,6 +75,8 @@ oracles! {
     Linearizability, "linearizability";
     /// A reply means something the protocol allows.
     Protocol, "protocol";
+    /// What is sent in a term was preceded by a durable promise (H-01); terms only grow.
+    HardState, "hard-state";
     /// Writes follow the rules of the device: aligned, in order, inside ready segments.
     DeviceContract, "device-contract";
     /// Recovery answers as the decision table says.
