@@ -5,16 +5,34 @@
 //! proved that what ships is right. See `docs/testing.md`. Does not: print, read a clock, start a
 //! thread, or touch a file.
 
-mod disk;
-mod mirror;
-mod net;
 mod plan;
+mod verdict;
+
+mod world;
+
+mod act;
+mod node;
+
+mod conns;
+mod links;
+
+mod audit;
+mod chaos;
+mod clients;
+
+mod disk;
+mod net;
+
+mod checker;
+mod mirror;
+mod promise;
+mod truth;
+
 mod queue;
 mod record;
 mod trace;
-mod truth;
-mod verdict;
 
 pub use plan::{Between, ChaosPlan, DiskPlan, LoadPlan, NetPlan, Plan, Recurring};
 pub use trace::Sink;
 pub use verdict::{Failure, Fault, Oracle, Summary, Tally};
+pub use world::run;
