@@ -30,26 +30,49 @@ pub(super) struct Replica {
     pub(super) state: HardState,
     /// By first index.
     spans: BTreeMap<LogIndex, Span>,
+    /// What recovery knows by terms only: first index and term of each run, up to `runs_upto`.
+    runs: Vec<(LogIndex, Term)>,
+    runs_upto: LogIndex,
+}
+
+/// What recovery found of a group.
+pub(super) struct Found<'a> {
+    /// Whose log.
+    pub(super) group: GroupId,
+    /// The entry it starts behind.
+    pub(super) base: EntryId,
+    /// Its hard state.
+    pub(super) state: HardState,
+    /// Terms of everything behind `base`.
+    pub(super) runs: Vec<(LogIndex, Term)>,
+    /// The newest batches, up to the end.
+    pub(super) spans: &'a [Span],
+    /// The last index.
+    pub(super) last: LogIndex,
 }
 
 impl Replica {
-    /// Whether the log durably holds exactly this batch.
+    /// Whether the log durably holds exactly this batch. Where only terms are known, equal terms
+    /// at equal indexes are the same batch (Log Matching).
     pub(super) fn holds(&self, span: Span) -> bool {
-        self.spans.get(&span.first) == Some(&span) || span.last() <= self.base.index
+        self.spans.get(&span.first) == Some(&span)
+            || span.last() <= self.base.index
+            || (self.run_at(span.first) == Some(span.term)
+                && self.run_at(span.last()) == Some(span.term))
     }
 
     /// The last index it holds.
     pub(super) fn last(&self) -> LogIndex {
-        self.spans.last_key_value().map_or(self.base.index, |(_, span)| span.last())
+        let known = self.base.index.max(self.runs_upto);
+        self.spans.last_key_value().map_or(known, |(_, span)| span.last())
     }
 
-    /// The term of the entry at `index`, if it holds it.
-    pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
-        if index == self.base.index {
-            return Some(self.base.term);
+    fn run_at(&self, index: LogIndex) -> Option<Term> {
+        if index <= self.base.index || self.runs_upto < index {
+            return None;
         }
-        let (_, span) = self.spans.range(..=index).next_back()?;
-        span.contains(index).then_some(span.term)
+        let run = self.runs.iter().rev().find(|(first, _)| *first <= index)?;
+        Some(run.1)
     }
 
     /// Takes a batch as replay does: an equal one changes nothing, one of another term drops what
@@ -69,6 +92,9 @@ impl Replica {
             }
             last.remove();
         }
+        if from <= self.runs_upto {
+            self.runs_upto = from.previous();
+        }
     }
 
     fn reset(&mut self, base: EntryId, keep_tail: bool) {
@@ -76,6 +102,7 @@ impl Replica {
             self.spans.retain(|_, span| base.index < span.last());
         } else {
             self.spans.clear();
+            self.runs_upto = LogIndex::BEFORE_FIRST;
         }
         self.base = base;
     }
@@ -122,38 +149,45 @@ impl Mirror {
     }
 
     /// Recovery found this of a group: nothing that was certain may be missing. Takes it over.
-    pub(super) fn recovered(
-        &mut self,
-        group: GroupId,
-        base: EntryId,
-        state: HardState,
-        spans: &[Span],
-    ) -> Check {
+    pub(super) fn recovered(&mut self, found: &Found<'_>) -> Check {
+        let group = found.group;
         let before = self.groups.remove(&group).unwrap_or_default();
-        let found = Replica { base, state, spans: spans.iter().map(|s| (s.first, *s)).collect() };
-        if state.term < before.state.term {
-            fail!(Durability, "{group:?}: hard state {state:?}, durable was {:?}", before.state);
+        if found.state.term < before.state.term {
+            fail!(Durability, "{group:?}: recovered {:?}, was {:?}", found.state, before.state);
         }
-        if state.term == before.state.term
+        if found.state.term == before.state.term
             && before.state.vote.is_some()
-            && state.vote != before.state.vote
+            && found.state.vote != before.state.vote
         {
-            fail!(Durability, "{group:?}: voted {:?}, durable was {:?}", state, before.state);
+            fail!(Durability, "{group:?}: recovered {:?}, was {:?}", found.state, before.state);
         }
+        let dense = found.spans.first().map_or(found.last.next(), |span| span.first);
+        let now = Replica {
+            base: found.base,
+            state: found.state,
+            spans: found.spans.iter().map(|span| (span.first, *span)).collect(),
+            runs: found.runs.clone(),
+            runs_upto: dense.previous(),
+        };
         // What was in flight may have replaced a conflicting tail: then the log goes on at or
         // before the lost batch in a newer term.
         let replaced = |lost: &Span| {
-            let goes_on = found.spans.range(..=lost.last()).next_back();
+            let goes_on = now.spans.range(..=lost.last()).next_back();
             goes_on.is_some_and(|(_, newer)| newer.term > lost.term)
         };
-        let lost = before.spans.values().find(|span| !found.holds(**span) && !replaced(span));
+        let lost = before.spans.values().find(|span| !now.holds(**span) && !replaced(span));
         if let Some(lost) = lost
             && !self.reset_in_doubt.contains(&group)
         {
             fail!(Durability, "{group:?}: recovery lost {lost:?} of {before:?}");
         }
-        self.groups.insert(group, found);
+        self.groups.insert(group, now);
         Ok(())
+    }
+
+    /// Whether anything but empty logs was ever durable here.
+    pub(super) fn is_in_use(&self) -> bool {
+        !self.groups.is_empty()
     }
 
     fn apply(&mut self, facts: BlockFacts) {
@@ -182,6 +216,17 @@ mod tests {
 
     fn batches(spans: &[Span]) -> BlockFacts {
         BlockFacts { batches: spans.iter().map(|s| (G, *s)).collect(), ..BlockFacts::default() }
+    }
+
+    fn found(spans: &[Span]) -> Found<'_> {
+        Found {
+            group: G,
+            base: EntryId::BEFORE_FIRST,
+            state: HardState::default(),
+            runs: spans.iter().map(|span| (span.first, span.term)).collect(),
+            spans,
+            last: spans.last().expect("some").last(),
+        }
     }
 
     #[test]
@@ -214,10 +259,7 @@ mod tests {
         let mut mirror = Mirror::default();
         mirror.submitted(WriteSeq::new(1), batches(&[span(1, 1, 2), span(1, 3, 1)]));
         mirror.confirmed(WriteSeq::new(1));
-        let nothing = EntryId::BEFORE_FIRST;
-        let failure = mirror
-            .recovered(G, nothing, HardState::default(), &[span(1, 1, 2)])
-            .expect_err("one is lost");
+        let failure = mirror.recovered(&found(&[span(1, 1, 2)])).expect_err("one is lost");
         assert!(failure.detail.contains("lost"), "{failure}");
     }
 
@@ -226,9 +268,8 @@ mod tests {
         let mut mirror = Mirror::default();
         mirror.submitted(WriteSeq::new(1), batches(&[span(1, 1, 2), span(1, 3, 1)]));
         mirror.confirmed(WriteSeq::new(1));
-        let found = [span(1, 1, 2), span(2, 3, 1), span(2, 4, 1)];
-        let nothing = EntryId::BEFORE_FIRST;
-        mirror.recovered(G, nothing, HardState::default(), &found).expect("replaced");
+        let spans = [span(1, 1, 2), span(2, 3, 1), span(2, 4, 1)];
+        mirror.recovered(&found(&spans)).expect("replaced");
         assert_eq!(mirror.replica(G).expect("known").last(), LogIndex::new(4));
     }
 }
