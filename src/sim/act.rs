@@ -82,7 +82,6 @@ impl World {
         if !self.nodes[at.node].device_failed {
             fail!(DeviceContract, "{at:?} halts, its device is well: {reason}");
         }
-        self.nodes[at.node].device_failed = false;
         self.crash(at.node, false);
         self.restart_after(at.node, SUPERVISOR);
         Ok(())

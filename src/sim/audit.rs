@@ -118,7 +118,8 @@ impl World {
             .collect();
         let laggard = self.laggard().ok().flatten();
         let waits = !self.conns.nobody_waits();
-        let detail = format_args!("open: {open:?}, behind: {laggard:?}, waits: {waits}").to_string();
+        let detail =
+            format_args!("open: {open:?}, behind: {laggard:?}, waits: {waits}").to_string();
         Failure { oracle: Oracle::Liveness, detail }
     }
 

@@ -36,6 +36,10 @@ pub(super) struct ReplicaView<'a> {
 pub(super) struct Watch {
     term: Term,
     commit: LogIndex,
+    /// The last term it was seen to lead.
+    led: Term,
+    /// It was seen before.
+    is_known: bool,
 }
 
 /// All truths. One per world.
@@ -78,6 +82,10 @@ impl Checker {
             fail!(CommitAgreement, "{node:?} {group:?}: {:?} after {watch:?}", view.commit);
         }
         watch.term = view.term;
+        if view.leads && watch.led != view.term {
+            watch.led = view.term;
+            self.leads(view)?;
+        }
         let mut at = watch.commit.max(view.base);
         while at < view.commit {
             at = self.check_commit(view, at.next(), mirrors)?;
@@ -88,12 +96,12 @@ impl Checker {
         // C-01: what a leader counts is of its own term; older entries come along.
         if view.leads && watch.commit < view.commit {
             let term = (view.term_at)(view.commit);
-            let restarted = watch.commit == LogIndex::BEFORE_FIRST;
-            if term != Some(view.term) && !restarted {
+            if term != Some(view.term) && watch.is_known {
                 fail!(CommitAgreement, "{node:?} {group:?}: {:?} commits {term:?}", view.term);
             }
         }
         watch.commit = view.commit;
+        watch.is_known = true;
         Ok(())
     }
 
@@ -138,7 +146,7 @@ impl Checker {
     }
 
     /// `node` began to lead: it must have everything that leaders before it committed.
-    pub(super) fn leads(&mut self, view: &ReplicaView<'_>) -> Check {
+    fn leads(&mut self, view: &ReplicaView<'_>) -> Check {
         let (node, group, term) = (view.node, view.group, view.term);
         let truth = self.truth(group)?;
         truth.leads(term, node)?;
@@ -229,11 +237,7 @@ impl Checker {
 }
 
 /// One batch of a read reply: whole, committed, and the very one.
-fn check_read_batch(
-    truth: &mut Truth,
-    bytes: &[u8],
-    first: bool,
-) -> Result<Span, super::Failure> {
+fn check_read_batch(truth: &mut Truth, bytes: &[u8], first: bool) -> Result<Span, super::Failure> {
     let view = match BatchView::decode(bytes) {
         Ok(view) => view,
         Err(error) => fail!(Protocol, "a read reply's batch: {error}"),

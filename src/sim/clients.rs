@@ -17,6 +17,7 @@ use super::record::{RECORD_BYTES_MIN, RecordId};
 use super::verdict::{Check, fail};
 use super::world::{Event, World, place};
 use crate::base::Prng;
+use crate::model::batch::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES};
 use crate::model::{ClusterId, GroupId, LogIndex, Outcome, Refusal};
 use crate::wire::InFrame;
 use crate::wire::client::{
@@ -32,11 +33,7 @@ pub(super) enum Want {
     /// The first frame of a connection.
     Hello,
     /// Records number 0 up to a count.
-    Append {
-        group: GroupId,
-        request: u64,
-        sizes: Vec<usize>,
-    },
+    Append { group: GroupId, request: u64, sizes: Vec<usize> },
     /// Records from an index on.
     Read {
         group: GroupId,
@@ -115,7 +112,12 @@ impl Client {
     }
 
     /// Draws what to ask next.
-    fn draw(&mut self, groups: u64, checker: &mut Checker, batch_max: u64) -> Result<Want, super::Failure> {
+    fn draw(
+        &mut self,
+        groups: u64,
+        checker: &mut Checker,
+        batch_max: u64,
+    ) -> Result<Want, super::Failure> {
         let group = GroupId::new(self.prng.between(1, groups + 1));
         if self.prng.chance(self.load.read_percent, 100) {
             let upto = checker.truth(group)?.committed_upto().get();
@@ -134,10 +136,11 @@ impl Client {
         for _ in 0..count {
             let low = RECORD_BYTES_MIN as u64;
             let bytes = self.prng.between(low, self.load.record_bytes_max.max(low) + 1);
-            if bytes + 4 > room && !sizes.is_empty() {
+            let taken = bytes + RECORD_HEADER_BYTES as u64;
+            if taken > room {
                 break;
             }
-            room = room.saturating_sub(bytes + 4);
+            room -= taken;
             sizes.push(usize::try_from(bytes).expect("records are small"));
         }
         Ok(Want::Append { group, request, sizes })
@@ -165,14 +168,14 @@ impl World {
         if self.is_auditor(client) {
             return self.on_audit_wake(client, slot);
         }
-        let batch_max = u64::from(self.plan.geometry.block_bytes_max) / 2;
+        let block = u64::from(self.plan.geometry.block_bytes_max);
+        let batch_max = block - block / 16 - BATCH_HEADER_BYTES as u64;
         let one = &mut self.clients[client];
         if one.slots[slot].is_none() {
             if !self.chaotic {
                 return Ok(()); // The healed world answers what is open and begins nothing.
             }
-            one.slots[slot] =
-                Some(one.draw(self.plan.groups, &mut self.checker, batch_max)?);
+            one.slots[slot] = Some(one.draw(self.plan.groups, &mut self.checker, batch_max)?);
         }
         let want = one.slots[slot].clone().expect("set above");
         self.ask(client, slot, want)
@@ -392,7 +395,7 @@ impl World {
     /// A slot's request came to an end, or to a pause.
     fn finish(&mut self, client: usize, slot: usize, answer: Answer) {
         if self.is_auditor(client) {
-            self.on_audit_answer(client, slot, answer);
+            self.on_audit_answer(slot, answer);
             return self.wake_soon(client, slot);
         }
         let refused_append = matches!(answer, Answer::Refused)

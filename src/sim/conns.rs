@@ -147,7 +147,10 @@ impl World {
             conn.held_bytes += bytes.len() as u64;
             let next = conn.to_node.schedule();
             self.deliver_at(number, true, next);
-            self.note("request", &[at.node as u64, at.shard as u64, name.get(), bytes.len() as u64]);
+            self.note(
+                "request",
+                &[at.node as u64, at.shard as u64, name.get(), bytes.len() as u64],
+            );
             self.give(at, Input::ClientBytes { conn: name, bytes });
         }
     }

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::net::{Parcel, Pipe, pieces};
 use super::node::Live;
-use super::verdict::Fault;
-use super::world::{At, Event, World, node_id};
+use super::verdict::{Check, Fault, fail};
+use super::world::{At, Event, World, node_id, place};
 use crate::base::Moment;
 use crate::model::{NodeId, StreamId};
 use crate::shard::{Frame, Input, Lane};
@@ -95,8 +95,7 @@ impl World {
     /// A shard sends on a stream. One that is gone drops it.
     pub(super) fn send_peer(&mut self, at: At, to: (NodeId, Lane, StreamId), frame: Frame) {
         let (peer, lane, stream) = to;
-        let (link, side) =
-            self.net.find(at.node, super::world::place(peer), at.shard, lane);
+        let (link, side) = self.net.find(at.node, place(peer), at.shard, lane);
         if self.net.link(link).streams[side] != Some(stream) {
             return;
         }
@@ -104,8 +103,7 @@ impl World {
             self.tally.count(Fault::Reset);
             return self.reset(link);
         }
-        let corrupt =
-            self.chaotic && self.prng.net.chance(self.plan.net.corrupt_ppm, 1_000_000);
+        let corrupt = self.chaotic && self.prng.net.chance(self.plan.net.corrupt_ppm, 1_000_000);
         match lane {
             Lane::Control => {
                 let mut bytes = flatten(&frame);
@@ -129,6 +127,24 @@ impl World {
             }
             Lane::Bulk => self.push(link, side, Parcel::Bulk(frame)),
         }
+    }
+
+    /// A shard closes a stream that spoke nonsense: only changed bytes may make it.
+    pub(super) fn close_peer(
+        &mut self,
+        at: At,
+        to: (NodeId, Lane, StreamId),
+        reason: &'static str,
+    ) -> Check {
+        let (peer, lane, stream) = to;
+        if self.plan.net.corrupt_ppm == 0 {
+            fail!(Protocol, "{at:?} closes the stream to {peer:?}, nothing was changed: {reason}");
+        }
+        let (link, side) = self.net.find(at.node, place(peer), at.shard, lane);
+        if self.net.link(link).streams[side] == Some(stream) {
+            self.reset(link);
+        }
+        Ok(())
     }
 
     fn push(&mut self, link: usize, side: usize, parcel: Parcel) {

@@ -8,18 +8,21 @@ use std::collections::BTreeMap;
 
 use super::checker::{ReplicaView, Watch};
 use super::clients::CLUSTER;
+use super::conns::CONN_BUDGET_BYTES;
 use super::disk::Disk;
 use super::mirror::{Found, Mirror};
 use super::plan::Plan;
 use super::verdict::{Check, Failure, Fault, fail};
 use super::world::{At, Event, World, node_id};
 use crate::base::{Arena, BlockBuf, Moment, Prng};
-use crate::model::{
-    ConnId, GroupId, LogIndex, Membership, NodeId, NodeUuid, ShardId, Span, StreamId,
+use crate::model::{BootCounter, ConnId, GroupId, LogIndex, NodeUuid, ShardId, Span, StreamId};
+use crate::raft::{self, RoleName, Timing};
+use crate::shard::{
+    Effects, Input, Inputs, NodeAddress, ReadSeq, RetentionLimits, Shard, ShardConfig, WorldFacts,
 };
-use crate::raft::RoleName;
-use crate::shard::{Effects, Input, Inputs, ReadSeq, Shard};
-use crate::wal::{Identity, RecoverError, Recovered, Recovery, SegmentFile, SegmentNo, Step, WalMay};
+use crate::wal::{
+    Identity, RecoverError, Recovered, Recovery, SegmentFile, SegmentNo, Step, WalMay,
+};
 
 /// How often a shard hears that time has passed.
 const TICK: core::time::Duration = core::time::Duration::from_millis(20);
@@ -80,6 +83,8 @@ pub(super) struct Node {
     pub(super) refused: bool,
     /// Its stored bytes were changed, so that recovery may refuse.
     rotten: bool,
+    /// A device of it answered with an error in this run: it must stop.
+    pub(super) device_failed: bool,
     pub(super) stalled_until: Moment,
     clock_offset_nanos: u64,
     clock_ppm: u64,
@@ -108,6 +113,7 @@ impl Node {
             paused: false,
             refused: false,
             rotten: false,
+            device_failed: false,
             stalled_until: Moment::ZERO,
             clock_offset_nanos: prng.below(1 << 40),
             clock_ppm: prng.below(plan.clock_drift_ppm + 1),
@@ -215,10 +221,11 @@ impl World {
         let mirrors: Vec<&Mirror> =
             self.nodes.iter().map(|node| &node.cores[at.shard].mirror).collect();
         let mut result = Ok(());
-        for group in live.shard.groups() {
+        for id in live.shard.groups() {
+            let group = live.shard.group(id).expect("just listed");
             let view = ReplicaView {
                 node: node_id(at.node),
-                group: group.group(),
+                group: id,
                 term: group.term(),
                 leads: group.role() == RoleName::Leader,
                 commit: group.commit(),
@@ -239,7 +246,7 @@ impl World {
     pub(super) fn commit_of(&mut self, node: usize, group: GroupId) -> Option<LogIndex> {
         let shard = self.shard_of(group);
         let live = self.nodes[node].live(shard)?;
-        live.shard.groups().find(|g| g.group() == group).map(|g| g.commit())
+        live.shard.group(group).map(raft::Group::commit)
     }
 
     /// Starts a node: recovers every shard's log and boots the shards.
@@ -268,7 +275,54 @@ impl World {
     }
 
     fn boot_shard(&mut self, node: usize, shard: usize, recovered: Recovered) -> Live {
-        todo_boot(self, node, shard, recovered)
+        let seed = self.prng.shard.next_u64();
+        let clock = self.nodes[node].clock(self.queue.now());
+        let config = self.shard_config(node, shard, seed);
+        Live {
+            shard: Shard::boot(config, recovered, clock),
+            arena: Arena::new(self.plan.arena_extents, self.plan.arena_extent_bytes),
+            inputs: Inputs::default(),
+            effects: Effects::default(),
+            reads: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            turn_scheduled: false,
+            streams: StreamId::default(),
+            conns: 0,
+        }
+    }
+
+    fn shard_config(&self, node: usize, shard: usize, seed: u64) -> ShardConfig {
+        let identity = self.nodes[node].cores[shard].identity;
+        let address = |at| NodeAddress {
+            node: node_id(at),
+            host: format!("node-{at}"),
+            client_port_base: 7000,
+        };
+        let plan = &self.plan;
+        ShardConfig {
+            cluster: identity.cluster,
+            node: node_id(node),
+            uuid: identity.node,
+            boot: BootCounter::new(self.nodes[node].boot),
+            shard: identity.shard,
+            shard_count: plan.shards,
+            nodes: (0..self.nodes.len()).map(address).collect(),
+            group_count: plan.groups,
+            geometry: plan.geometry,
+            timing: Timing::default(),
+            block_target_bytes: plan.geometry.block_bytes_max as usize / 2,
+            uncommitted_bytes_max: plan.uncommitted_bytes_max,
+            connection_bytes_max: CONN_BUDGET_BYTES,
+            device_writes_max: plan.geometry.writes_in_flight_max,
+            direct_frame_bytes_min: plan.direct_frame_bytes_min,
+            peer_credit_bytes: plan.credit_bytes,
+            retention: RetentionLimits {
+                bytes_per_group: plan.retention_bytes.unwrap_or(0),
+                records_per_group: 0,
+            },
+            facts: WorldFacts::default(),
+            seed,
+        }
     }
 
     /// Recovers one shard's log. `None`: it is refused, as it must be.
@@ -312,6 +366,7 @@ impl World {
         let one = &mut self.nodes[node];
         one.up = false;
         one.paused = false;
+        one.device_failed = false;
         for core in &mut one.cores {
             core.live = None;
             core.mirror.crashed();
@@ -349,8 +404,12 @@ fn read_log(
     geometry: crate::wal::Geometry,
     prng: &mut Prng,
 ) -> Result<Box<Recovered>, RecoverError> {
-    let files: Vec<SegmentFile> =
-        core.disk.files().into_iter().map(|(segment, bytes)| SegmentFile { segment, bytes }).collect();
+    let files: Vec<SegmentFile> = core
+        .disk
+        .files()
+        .into_iter()
+        .map(|(segment, bytes)| SegmentFile { segment, bytes })
+        .collect();
     let may = if core.mirror.is_in_use() { WalMay::NotBeEmpty } else { WalMay::BeEmpty };
     let mut recovery = Recovery::new(core.identity, geometry, may, &files)?;
     loop {

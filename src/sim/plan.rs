@@ -139,6 +139,10 @@ pub struct Plan {
     pub arena_extent_bytes: usize,
     /// Unacknowledged bulk bytes each shard allows each peer.
     pub credit_bytes: u64,
+    /// Bytes of appends each shard takes in before it is busy.
+    pub uncommitted_bytes_max: usize,
+    /// Bulk frames of this size and more are written from where they were received.
+    pub direct_frame_bytes_min: usize,
     /// Bytes a group keeps, if it does not keep everything.
     pub retention_bytes: Option<u64>,
     /// Clocks run fast or slow by at most this many parts in a million.
@@ -164,7 +168,6 @@ impl Plan {
         // Three nodes are what people run; one and five have corners of their own.
         let nodes = *pick(&mut prng, &[1, 3, 3, 3, 3, 3, 3, 5]);
         let geometry = draw_geometry(&mut prng);
-        let extent = u64::from(geometry.block_bytes_max).max(64 << 10);
         let disk = draw_disk(&mut prng);
         let net = draw_net(&mut prng);
         let chaos = draw_chaos(&mut prng, nodes);
@@ -176,8 +179,10 @@ impl Plan {
             groups: *pick(&mut prng, &[1, 1, 2, 3, 5, 8, 13]),
             geometry,
             arena_extents: *pick(&mut prng, &[24, 32, 64]),
-            arena_extent_bytes: usize::try_from(extent).expect("a few KiB"),
+            arena_extent_bytes: 256 << 10,
             credit_bytes: *pick(&mut prng, &[256 << 10, 1 << 20, 4 << 20]),
+            uncommitted_bytes_max: *pick(&mut prng, &[16 << 10, 256 << 10, 4 << 20]),
+            direct_frame_bytes_min: *pick(&mut prng, &[4 << 10, 16 << 10, 1 << 20]),
             retention_bytes: draw_retention(&mut prng, &geometry),
             clock_drift_ppm: *pick(&mut prng, &[0, 0, 1000, 50_000]),
             turn: *pick(&mut prng, &[Between::micros(1, 20), Between::micros(1, 2000)]),

@@ -189,7 +189,7 @@ impl World {
             Event::Tick(at) => self.on_tick(at),
             Event::Turn(at) => self.on_turn(at)?,
             Event::WriteEnds(at, write, well) => self.on_write_ends(at, write, well)?,
-            Event::ReadEnds(at, read, well) => self.on_read_ends(at, read, well),
+            Event::ReadEnds(at, read, well) => self.on_read_ends(at, read, well)?,
             Event::SegmentMade(at, segment, well) => self.on_segment_made(at, segment, well),
             Event::Connect { link, epoch } => self.on_connect(link, epoch),
             Event::StreamUp { link, side, epoch } => self.on_stream_up(link, side, epoch),
