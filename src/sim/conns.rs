@@ -41,6 +41,8 @@ pub(super) struct Conn {
     held_bytes: u64,
     /// The node closes it once everything it sent is out.
     closing: bool,
+    /// It broke, and its client is about to hear of it.
+    broken: bool,
 }
 
 /// All connections, by a number that is never used again.
@@ -91,6 +93,7 @@ impl World {
             next_correlation: 1,
             held_bytes: 0,
             closing: false,
+            broken: false,
         };
         conns.table.insert(number, conn);
         self.queue.at(open, Event::ConnOpens(number));
@@ -99,7 +102,7 @@ impl World {
 
     /// A dialled connection reaches its node, if somebody answers there.
     pub(super) fn on_conn_opens(&mut self, number: u64) {
-        let Some(conn) = self.conns.get(number) else { return };
+        let Some(conn) = self.conns.get(number).filter(|conn| !conn.broken) else { return };
         let (node, shard) = (conn.node, conn.shard);
         if !self.nodes[node].answers() {
             return self.end_conn(number);
@@ -115,6 +118,9 @@ impl World {
 
     /// A client sends whole frames.
     pub(super) fn send_to_node(&mut self, number: u64, frame: Vec<u8>) {
+        if self.conns.get(number).is_none_or(|conn| conn.broken) {
+            return;
+        }
         if self.chaotic && self.prng.net.chance(self.plan.net.client_reset_ppm, 1_000_000) {
             self.tally.count(Fault::ClientReset);
             return self.cut_conn(number);
@@ -264,7 +270,8 @@ impl World {
     fn end_conn(&mut self, number: u64) {
         let delay = self.plan.net.delay.draw(&mut self.prng.net);
         let now = self.queue.now();
-        if let Some(conn) = self.conns.get(number) {
+        if let Some(conn) = self.conns.get(number).filter(|conn| !conn.broken) {
+            conn.broken = true;
             conn.at = None;
             conn.to_node = Pipe::new(now);
             conn.to_client = Pipe::new(now);

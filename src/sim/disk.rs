@@ -249,11 +249,6 @@ impl Disk {
         self.files.iter().map(|(segment, file)| (*segment, file.durable.len() as u64)).collect()
     }
 
-    /// Writes that are not confirmed.
-    pub(super) fn writes_in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-
     fn check_idle(&self, segment: SegmentNo) -> Check {
         if !self.files.contains_key(&segment) {
             fail!(DeviceContract, "{segment:?} is to go and does not exist");

@@ -18,11 +18,7 @@ pub(super) fn check_sent(node: NodeId, envelope: &Envelope, mirror: &Mirror) -> 
     if needs_durable_term(&envelope.message) && state.term < envelope.term {
         fail!(HardState, "{node:?} {group:?} sends {envelope:?}, durable is {state:?}");
     }
-    let promised = match &envelope.message {
-        Message::Vote { .. } => Some(node),
-        Message::VoteReply { granted: true } => Some(envelope.peer),
-        _ => None,
-    };
+    let promised = promised_to(node, envelope);
     if promised.is_some() && state.term == envelope.term && state.vote != promised {
         fail!(HardState, "{node:?} {group:?} sends {envelope:?}, durable is {state:?}");
     }
@@ -33,6 +29,23 @@ pub(super) fn check_sent(node: NodeId, envelope: &Envelope, mirror: &Mirror) -> 
         fail!(AckDiscipline, "{node:?} {group:?} accepts {matched:?}, durable is {last:?}");
     }
     Ok(())
+}
+
+/// Whom the message says this node votes for.
+fn promised_to(node: NodeId, envelope: &Envelope) -> Option<NodeId> {
+    match envelope.message {
+        Message::Vote { .. } => Some(node),
+        Message::VoteReply { granted: true } => Some(envelope.peer),
+        Message::PreVote { .. }
+        | Message::PreVoteReply { .. }
+        | Message::VoteReply { granted: false }
+        | Message::Heartbeat { .. }
+        | Message::HeartbeatReply { .. }
+        | Message::Probe { .. }
+        | Message::Accepted { .. }
+        | Message::Rejected { .. }
+        | Message::Snapshot { .. } => None,
+    }
 }
 
 /// A pre-vote names a term that nobody has entered, and so does a yes to it (thesis 9.6).

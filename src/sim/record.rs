@@ -29,11 +29,6 @@ impl RecordId {
         Self(u64::from(client) << 40 | request << 8 | at)
     }
 
-    /// Its number.
-    pub(super) fn get(self) -> u64 {
-        self.0
-    }
-
     /// The record itself, `bytes` long.
     pub(super) fn payload(self, bytes: usize) -> Vec<u8> {
         let mut prng = Prng::new(self.0);

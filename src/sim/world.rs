@@ -109,7 +109,7 @@ const EVENTS_MAX: u64 = 20_000_000;
 ///
 /// # Errors
 /// The first promise that was broken.
-pub fn run(plan: Plan, sink: Option<Sink>) -> Result<Summary, Failure> {
+pub fn run(plan: &Plan, sink: Option<Sink>) -> Result<Summary, Failure> {
     let mut world = World::new(plan, sink);
     let result = world.live();
     let at = world.queue.now();
@@ -122,7 +122,7 @@ pub fn run(plan: Plan, sink: Option<Sink>) -> Result<Summary, Failure> {
 }
 
 impl World {
-    fn new(plan: Plan, sink: Option<Sink>) -> Self {
+    fn new(plan: &Plan, sink: Option<Sink>) -> Self {
         let mut root = Prng::new(plan.root);
         let prng = Prngs {
             turn: root.fork(),
@@ -133,12 +133,12 @@ impl World {
         };
         let (nodes, shards) = (usize::from(plan.nodes), usize::from(plan.shards));
         let mut clients: Vec<Client> =
-            (0..plan.load.clients).map(|id| Client::new(id, &plan, root.fork())).collect();
-        clients.push(Self::auditor(&plan, root.fork()));
+            (0..plan.load.clients).map(|id| Client::new(id, plan, root.fork())).collect();
+        clients.push(Self::auditor(plan, root.fork()));
         Self {
             queue: Queue::new(),
             trace: Trace::new(sink),
-            nodes: (0..nodes).map(|at| Node::new(at, &plan, &mut root)).collect(),
+            nodes: (0..nodes).map(|at| Node::new(at, plan, &mut root)).collect(),
             net: Net::new(nodes, shards),
             conns: Conns::default(),
             clients,
@@ -149,7 +149,7 @@ impl World {
             summary: Summary { seed: plan.seed, ..Summary::default() },
             chaotic: true,
             prng,
-            plan,
+            plan: *plan,
         }
     }
 
