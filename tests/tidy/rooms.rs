@@ -89,9 +89,7 @@ pub(crate) const DEPENDENCIES: &[(&str, &[&str])] = &[
 pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/base/arena.rs",               // aligned memory, shared by slices
     "tools/catamaran/dev/children.rs", // children end with their parent
-    "tools/loadgen/machine.rs",        // file system and processor facts
-    "tools/loadgen/poll.rs",           // epoll
-    "tools/loadgen/signals.rs",        // Ctrl-C
+    "tools/loadgen/system.rs",         // epoll, signals, free space
 ];
 
 /// Names that admit anything and so say nothing.

@@ -199,7 +199,7 @@ impl Cluster {
         deadline: Instant,
         state: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
-        if crate::signals::stopped() {
+        if crate::system::stopped() {
             return Err(Failure::new(Exit::Interrupted, "stopped while the cluster was starting"));
         }
         if Instant::now() > deadline {

@@ -178,7 +178,7 @@ impl Control {
             if without == 0 {
                 return Ok(routes);
             }
-            if Instant::now() > deadline || crate::signals::stopped() {
+            if Instant::now() > deadline || crate::system::stopped() {
                 return Err(Failure::new(
                     Exit::Environment,
                     format!(

@@ -22,8 +22,8 @@ use crate::ledger::Ledger;
 use crate::link::{Flushed, Link};
 use crate::meter::{Live, Meter};
 use crate::payload::Payload;
-use crate::poll::{self, Interest, Poll, Ready};
 use crate::schedule::Schedule;
+use crate::system::{self, Interest, Poll, Ready};
 
 /// An open loop looks at its timetable this often at most: what falls due between leaves late by
 /// up to this much (and is measured from when it was due), but shares a system call.
@@ -200,7 +200,7 @@ impl Engine {
     /// # Errors
     /// Only what makes the rest of the run pointless: the operating system refuses to wait.
     pub(crate) fn run(mut self) -> Result<Outcome, Failure> {
-        poll::sleep_precisely();
+        system::sleep_precisely();
         let mut ready: Vec<Ready> = Vec::new();
         loop {
             let now_ns = self.now_ns();
@@ -248,8 +248,6 @@ impl Engine {
             || now_ns >= self.end_ns
             || matches!(self.pace, Pace::Closed { left: 0 });
         issued && (settled || now_ns >= self.end_ns + nanos(PATIENCE))
-            || (crate::signals::stopped() && settled)
-            || (crate::signals::stopped() && now_ns > self.end_ns)
     }
 
     /// Sends whatever the pace allows now.
@@ -257,7 +255,7 @@ impl Engine {
         if now_ns >= self.end_ns || self.shortened.is_some() {
             return;
         }
-        if crate::signals::stopped() {
+        if system::stopped() {
             self.end_early("stopped from outside", now_ns);
         } else if self.ledger.is_full(self.requests_max) {
             self.end_early("the ledger of acknowledgements has reached its bound of 1 GiB", now_ns);

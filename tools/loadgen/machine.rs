@@ -1,17 +1,17 @@
-//! What this run ran on, and what it cost there: from `/proc`, `statvfs` and `git`.
+//! What this run ran on, and what it cost there: from `/proc` and `git`.
 //!
 //! Everything here is for the reader of a result; what cannot be found out is said to be unknown
 //! and stops nothing.
-#![expect(unsafe_code, reason = "statvfs and sysconf are not wrapped by std")]
 
-use std::ffi::CString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use serde::Serialize;
+
+/// The unit of processor times in `/proc`: USER_HZ, which is 100 on every Linux by now.
+const TICKS_PER_S: f64 = 100.0;
 
 /// Where a result was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -73,16 +73,6 @@ fn mount_of(dir: &Path) -> Option<(String, String)> {
     })
 }
 
-/// Bytes an ordinary user may still write below `dir`.
-pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
-    let path = CString::new(dir.as_os_str().as_bytes()).ok()?;
-    // SAFETY: all-zero bytes are a valid `statvfs`, a structure of plain numbers.
-    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers live through the call; the path ends with a zero byte.
-    let result = unsafe { libc::statvfs(path.as_ptr(), &raw mut found) };
-    (result == 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
-}
-
 /// Seconds of processor time that a process has used so far, all threads together.
 pub(crate) fn cpu_seconds(process: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
@@ -90,9 +80,7 @@ pub(crate) fn cpu_seconds(process: u32) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    // SAFETY: takes a number and returns one.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    (per_second > 0).then(|| ticks as f64 / per_second as f64)
+    Some(ticks as f64 / TICKS_PER_S)
 }
 
 /// The most memory that a process has had resident so far.
@@ -130,7 +118,6 @@ mod tests {
         let me = std::process::id();
         assert!(cpu_seconds(me).is_some_and(|seconds| seconds >= 0.0));
         assert!(peak_resident_bytes(me).is_some_and(|bytes| bytes > 100_000));
-        assert!(free_bytes(Path::new(".")).is_some());
         let machine = machine(Some(Path::new(".")));
         assert!(machine.cores >= 1 && machine.memory_bytes > 0);
         assert_ne!(machine.kernel, "unknown");

@@ -26,11 +26,10 @@ mod engine;
 mod flight;
 mod link;
 mod payload;
-mod poll;
 mod replies;
 mod reroute;
 mod schedule;
-mod signals;
+mod system;
 
 mod audit;
 mod ledger;

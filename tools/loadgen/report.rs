@@ -1,6 +1,6 @@
 //! The result: for programs as JSON, for people as a table.
 //!
-//! Numbers only; what they mean is in `docs/performance.md`. Does not measure.
+//! Numbers only, each with its meaning at the field. Does not measure and does not print.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

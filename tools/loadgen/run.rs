@@ -64,7 +64,7 @@ struct Measured {
 /// Whatever kept the run from its end. Lost or duplicated records are no error here: the report
 /// says so in its verdict.
 pub(crate) fn run(plan: &Plan) -> Result<Report, Failure> {
-    crate::signals::install();
+    crate::system::remember_signals();
     let mut progress = Progress::new();
     let run = draw_run_id()?;
     let mut stage = set_stage(plan, run, &mut progress)?;
@@ -126,7 +126,7 @@ fn set_embedded_stage(
 ) -> Result<Stage, Failure> {
     let (nodes, shards) = (embedded.nodes, embedded.shards);
     let device = DEVICE_BYTES_PER_S;
-    let free = machine::free_bytes(&embedded.dir).ok_or_else(|| {
+    let free = crate::system::free_bytes(&embedded.dir).ok_or_else(|| {
         Failure::new(
             Exit::Environment,
             format!("cannot look at {}: choose another with --dir", embedded.dir.display()),

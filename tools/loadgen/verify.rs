@@ -181,7 +181,7 @@ impl Verifier<'_> {
 
     /// A pause after trouble, until patience ends; then who leads is asked again.
     fn rest(&mut self, why: &str) -> Result<(), Failure> {
-        if crate::signals::stopped() {
+        if crate::system::stopped() {
             return Err(Failure::new(Exit::Interrupted, "stopped while reading back"));
         }
         if Instant::now() > self.give_up {

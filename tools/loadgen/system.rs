@@ -1,14 +1,15 @@
-//! Waiting for many sockets at once, for less than a millisecond at a time: epoll.
+//! The system calls that std does not wrap: epoll, signals, free space, precise sleeping.
 //!
-//! Apart because the standard library has no such thing, so this file and `signals` hold all
-//! `unsafe` of this program. Does not own the sockets and does not read or write them.
-#![expect(
-    unsafe_code,
-    reason = "system calls that std does not wrap; each block says why it holds"
-)]
+//! All `unsafe` of this program is here, each block with the reason it holds. Does not own the
+//! sockets it watches and decides nothing.
+#![expect(unsafe_code, reason = "system calls that std does not wrap")]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Events taken in one call; more wait for the next.
@@ -147,11 +148,54 @@ pub(crate) fn sleep_precisely() {
     let _ = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000 as libc::c_ulong, 0, 0, 0) };
 }
 
+/// Bytes an ordinary user may still write below `dir`.
+pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
+    let path = CString::new(dir.as_os_str().as_bytes()).ok()?;
+    // SAFETY: all-zero bytes are a valid `statvfs`, a structure of plain numbers.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers live through the call; the path ends with a zero byte.
+    let result = unsafe { libc::statvfs(path.as_ptr(), &raw mut found) };
+    (result == 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Whether a signal asked us to stop.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_signal(_signal: libc::c_int) {
+    // A second one while the first is being obeyed means that somebody is in a hurry.
+    if STOP.swap(true, Ordering::Relaxed) {
+        // SAFETY: `_exit` is safe to call in a signal handler and does not return. The children
+        // see their input end and remove what is theirs.
+        unsafe { libc::_exit(130) }
+    }
+}
+
+/// From now on the first Ctrl-C or SIGTERM only sets what [`stopped`] tells, so that the cluster is
+/// stopped and its files are removed.
+pub(crate) fn remember_signals() {
+    let handler = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler only stores to an atomic or ends the process, both allowed there.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
+/// Whether somebody wants us to stop.
+pub(crate) fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn this_directory_has_room() {
+        assert!(free_bytes(Path::new(".")).is_some());
+        assert_eq!(free_bytes(Path::new("/does/not/exist")), None);
+    }
 
     #[test]
     fn a_socket_with_input_is_told_and_a_quiet_one_is_not() {
