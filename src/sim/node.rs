@@ -320,6 +320,7 @@ impl World {
                 bytes_per_group: plan.retention_bytes.unwrap_or(0),
                 records_per_group: 0,
             },
+            segments_ahead: plan.segments_ahead,
             facts: WorldFacts::default(),
             seed,
         }

@@ -143,6 +143,8 @@ pub struct Plan {
     pub uncommitted_bytes_max: usize,
     /// Bulk frames of this size and more are written from where they were received.
     pub direct_frame_bytes_min: usize,
+    /// Segments that are made ahead of the one being written.
+    pub segments_ahead: u64,
     /// Bytes a group keeps, if it does not keep everything.
     pub retention_bytes: Option<u64>,
     /// Clocks run fast or slow by at most this many parts in a million.
@@ -183,6 +185,7 @@ impl Plan {
             credit_bytes: *pick(&mut prng, &[256 << 10, 1 << 20, 4 << 20]),
             uncommitted_bytes_max: *pick(&mut prng, &[16 << 10, 256 << 10, 4 << 20]),
             direct_frame_bytes_min: *pick(&mut prng, &[4 << 10, 16 << 10, 1 << 20]),
+            segments_ahead: *pick(&mut prng, &[1, 1, 2, 3]),
             retention_bytes: draw_retention(&mut prng, &geometry),
             clock_drift_ppm: *pick(&mut prng, &[0, 0, 1000, 50_000]),
             turn: *pick(&mut prng, &[Between::micros(1, 20), Between::micros(1, 2000)]),
