@@ -570,6 +570,3 @@ impl fmt::Debug for Ticket {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,12 +3,12 @@
 //! Apart from `config` (the room that parses profiles) so that an embedding program can run a
 //! node without any file. Does not: read files, know defaults of profiles.
 
-use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use crate::model::limits::{BLOCK_BYTES_MAX, SHARDS_MAX, VOTERS_MAX};
 use crate::model::{ClusterId, NodeId};
+use crate::raft::Timing;
 
 /// Where one node of the cluster can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,30 +21,6 @@ pub struct NodeAddress {
     pub client_port_base: u16,
     /// Peer port of shard 0; shard n listens on the n-th port after it.
     pub peer_port_base: u16,
-}
-
-/// The clock of Raft. Durations, because ticks would hide the unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// How often a leader that has nothing to say says so.
-    pub heartbeat: Duration,
-    /// The least time without a leader after which a follower asks for votes.
-    pub election_min: Duration,
-    /// The time before which it surely does.
-    pub election_max: Duration,
-    /// A leader that has not heard a quorum for this long steps down (E-10).
-    pub check_quorum: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(50),
-            election_min: Duration::from_millis(150),
-            election_max: Duration::from_millis(300),
-            check_quorum: Duration::from_millis(300),
-        }
-    }
 }
 
 /// Everything a node needs to know to start. One per process.

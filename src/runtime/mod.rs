@@ -7,18 +7,53 @@
 //!
 //! In reading order: what a node is told ([`NodeConfig`]), why it may refuse ([`StartError`]), its
 //! data directory, the ring and the files, the executors.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "the one room that starts threads, reads clocks and shares queues between them"
+#![expect(clippy::disallowed_types, reason = "the one room that shares queues between threads")]
+#![cfg_attr(
+    test,
+    expect(
+        clippy::disallowed_methods,
+        clippy::wildcard_enum_match_arm,
+        reason = "tests start threads, and panic at whatever they did not expect"
+    )
 )]
 
-mod clock;
 mod config;
-mod datadir;
 mod error;
-mod place;
 
-pub use config::{NodeAddress, NodeConfig, Timing};
+mod datadir;
+mod event;
+mod place;
+mod signals;
+
+mod node;
+
+mod core;
+
+mod bulk;
+mod clients;
+mod peers;
+
+mod buffers;
+mod link;
+mod local;
+
+mod inbox;
+mod message;
+mod pins;
+mod worker;
+
+mod recover;
+
+mod disk;
+mod ring;
+mod segments;
+
+mod clock;
+
+pub use crate::raft::Timing;
+pub use config::{NodeAddress, NodeConfig};
 pub use datadir::{DataDir, DataDirError, NodeFile, format};
 pub use error::{EnvironmentError, ExitCode, StartError};
+pub use event::{Event, EventKind};
+pub use node::{Drainer, Node, NodeHandle, StopError};
+pub use signals::on_termination;

@@ -374,6 +374,3 @@ impl Session {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,147 @@
+//! Receiving bulk frames straight into blocks, so that a follower writes to its device from the
+//! very memory the bytes arrived in.
+//!
+//! Frames are multiples of 4 KiB at 4 KiB offsets of the stream. They are cut off the front of a
+//! block as they become whole; the next one continues behind them. Only when it does not fit into
+//! the rest is its beginning copied to a new block, and that is counted. Does not: look into a
+//! frame beyond its length.
+
+use core::future::poll_fn;
+use core::task::Poll;
+use std::rc::Rc;
+
+use super::core::Core;
+use super::link::Link;
+use super::local::let_others_run;
+use crate::base::BlockBuf;
+use crate::model::limits::{DEVICE_ALIGN_BYTES, FRAME_BYTES_MAX};
+use crate::model::{NodeId, StreamId};
+use crate::shard::Input;
+use crate::wire::FRAME_HEADER_BYTES;
+use crate::wire::peer::bulk_frame_bytes;
+
+/// The block that a stream starts with, and the least that is asked for in one go.
+const READ_BYTES_MIN: usize = 64 << 10;
+/// The largest block: as large as a frame can be.
+const READ_BYTES_MAX: usize = FRAME_BYTES_MAX;
+
+/// What one attempt to receive came to.
+enum Received {
+    Bytes(usize),
+    End,
+    /// No block can be had.
+    NoMemory,
+}
+
+/// The block being filled. One per bulk stream; empty while nothing is on its way.
+struct Filling {
+    block: Option<BlockBuf>,
+    /// Bytes received into it: the beginning of a frame.
+    filled: usize,
+    /// Length of that frame, once its header is there.
+    frame_bytes: Option<usize>,
+    /// What the next block should be, if no frame needs more.
+    block_bytes: usize,
+}
+
+/// Reads frames until the stream ends. An error is why we end it.
+pub(super) async fn read_bulk(
+    core: &Rc<Core>,
+    peer: NodeId,
+    stream: StreamId,
+    link: &Rc<Link>,
+) -> Result<(), &'static str> {
+    let mut filling =
+        Filling { block: None, filled: 0, frame_bytes: None, block_bytes: READ_BYTES_MIN };
+    loop {
+        match filling.receive(core, link).await {
+            Received::End => return Ok(()),
+            // Blocks come back as writes and sends end, which is when turns are taken.
+            Received::NoMemory => core.after_turns.wait().await,
+            Received::Bytes(_) if link.is_closed() => return Ok(()),
+            Received::Bytes(bytes) => {
+                filling.filled += bytes;
+                while let Some(frame) = filling.cut()? {
+                    core.input(Input::PeerBulk { peer, stream, frame });
+                }
+                if bytes >= READ_BYTES_MIN {
+                    let_others_run().await;
+                }
+            }
+        }
+        if link.is_closed() {
+            return Ok(());
+        }
+    }
+}
+
+impl Filling {
+    /// Receives what there is, up to the end of the frame and a little beyond.
+    async fn receive(&mut self, core: &Core, link: &Link) -> Received {
+        poll_fn(|context| {
+            if !self.make_room(core) {
+                return Poll::Ready(Received::NoMemory);
+            }
+            let mut block = self.block.take().expect("just made room");
+            // To the end of the frame and a page, to learn how long the next one is; more when
+            // frames are small. So little of a frame ever has to be moved.
+            let rest = self.frame_bytes.map_or(0, |bytes| bytes - self.filled);
+            let most = (rest + DEVICE_ALIGN_BYTES).max(READ_BYTES_MIN);
+            let end = block.len().min(self.filled + most);
+            let received = link.poll_receive(context, &mut block[self.filled..end]);
+            if received.is_pending() && self.filled == 0 {
+                // An idle stream holds no memory.
+                core.arena.borrow_mut().cancel(block);
+                self.block_bytes = READ_BYTES_MIN.max(self.block_bytes / 2);
+                return Poll::Pending;
+            }
+            if matches!(received, Poll::Ready(Ok(bytes)) if self.filled + bytes == block.len()) {
+                self.block_bytes = READ_BYTES_MAX.min(self.block_bytes * 4);
+            }
+            self.block = Some(block);
+            received.map(|received| match received {
+                Ok(0) | Err(_) => Received::End,
+                Ok(bytes) => Received::Bytes(bytes),
+            })
+        })
+        .await
+    }
+
+    /// Makes sure that the block has room for the rest of the frame, or of a header. `false` if
+    /// there is no memory.
+    fn make_room(&mut self, core: &Core) -> bool {
+        let needed = self.frame_bytes.unwrap_or(DEVICE_ALIGN_BYTES);
+        if self.block.as_ref().is_some_and(|block| block.len() >= needed) {
+            return true;
+        }
+        let bytes = needed.max(self.block_bytes);
+        let mut arena = core.arena.borrow_mut();
+        let Some(mut block) = arena.take(bytes) else { return false };
+        if let Some(old) = self.block.take() {
+            block[..self.filled].copy_from_slice(&old[..self.filled]);
+            core.note_carried(self.filled);
+        }
+        self.block = Some(block);
+        true
+    }
+
+    /// Cuts the first frame off, if it is whole.
+    fn cut(&mut self) -> Result<Option<BlockBuf>, &'static str> {
+        let Some(block) = &mut self.block else { return Ok(None) };
+        if self.frame_bytes.is_none() && self.filled >= FRAME_HEADER_BYTES {
+            let bytes = bulk_frame_bytes(&block[..self.filled]).map_err(|error| error.reason())?;
+            self.frame_bytes = bytes;
+        }
+        let Some(bytes) = self.frame_bytes.filter(|bytes| *bytes <= self.filled) else {
+            return Ok(None);
+        };
+        assert!(bytes.is_multiple_of(DEVICE_ALIGN_BYTES), "checked by wire: {bytes}");
+        let frame = block.split_to(bytes);
+        self.filled -= bytes;
+        self.frame_bytes = None;
+        if block.is_empty() {
+            self.block = None;
+        }
+        Ok(Some(frame))
+    }
+}

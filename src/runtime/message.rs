@@ -1,0 +1,28 @@
+//! What other threads say to a shard through its inbox.
+
+use std::fs::File;
+
+use bytes::Bytes;
+
+use crate::model::{ConnId, ShardId};
+use crate::shard::{Frame, IoFault};
+use crate::wal::SegmentNo;
+
+/// One message to one shard.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A worker's answer to `PrepareSegment`.
+    Prepared {
+        segment: SegmentNo,
+        /// The open file, or why there is none.
+        result: Result<File, IoFault>,
+    },
+    /// See `shard::Input::Forwarded`.
+    Forwarded { from: ShardId, conn: ConnId, frame: Bytes },
+    /// See `shard::Input::Returned`.
+    Returned { conn: ConnId, replies: Frame, requests: u32 },
+    /// The node is to stop in good order.
+    Drain,
+    /// Another shard of this node has ended, so this one ends too.
+    Stop,
+}
