@@ -331,6 +331,10 @@ impl BlockHeader {
         Ok(())
     }
 
+    fn meta_ranges(&self) -> [core::ops::Range<usize>; 2] {
+        [self.directory_range(), self.records_range()]
+    }
+
     fn directory_range(&self) -> core::ops::Range<usize> {
         let start = self.directory_offset as usize;
         start..start + self.entries as usize * DIRECTORY_ENTRY_BYTES
@@ -424,6 +428,11 @@ impl<'a> BlockView<'a> {
     /// What it is.
     pub fn role(&self) -> BlockRole {
         self.header.stamp.role
+    }
+
+    /// Where its directory and its records lie in it.
+    pub fn meta_ranges(&self) -> [core::ops::Range<usize>; 2] {
+        self.header.meta_ranges()
     }
 
     /// Its directory, in order.
@@ -528,7 +537,7 @@ impl DirectoryEntry {
         let bytes = get_u32(from, 36);
         let sound = count > 0
             && first > 0
-            && first.checked_add(u64::from(count)).is_some()
+            && first <= u64::MAX >> 1
             && bytes as usize >= BATCH_HEADER_BYTES
             && bytes as usize <= BLOCK_BYTES_MAX
             && from[41..48].iter().all(|b| *b == 0);

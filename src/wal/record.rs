@@ -24,6 +24,7 @@ pub const HARD_STATE_RECORD_BYTES: usize = RECORD_PREFIX_BYTES + 32;
 /// Term runs in one record, so that a record fits into the smallest block.
 pub(super) const TERM_RUNS_PER_RECORD_MAX: usize = 64;
 const VERSION: u8 = 1;
+const INDEX_MAX: u64 = u64::MAX >> 1;
 
 const KIND_SEGMENT_OPEN: u8 = 1;
 const KIND_HARD_STATE: u8 = 2;
@@ -197,8 +198,12 @@ impl Fields<'_> {
     fn u64(&mut self) -> Option<u64> {
         self.take(8).map(|b| get_u64(b, 0))
     }
+    /// No log gets near the end of the numbers, so arithmetic on what is read cannot overflow.
+    fn index(&mut self) -> Option<LogIndex> {
+        self.u64().filter(|index| *index <= INDEX_MAX).map(LogIndex::new)
+    }
     fn entry(&mut self) -> Option<EntryId> {
-        Some(EntryId::new(Term::new(self.u64()?), LogIndex::new(self.u64()?)))
+        Some(EntryId::new(Term::new(self.u64()?), self.index()?))
     }
     fn hard_state(&mut self) -> Option<(GroupId, ReplicaId, HardState)> {
         let (group, replica) = (GroupId::new(self.u64()?), ReplicaId::new(self.u32()?));
@@ -209,7 +214,7 @@ impl Fields<'_> {
         if self.u16()? != 0 {
             return None;
         }
-        let (term, commit) = (Term::new(self.u64()?), LogIndex::new(self.u64()?));
+        let (term, commit) = (Term::new(self.u64()?), self.index()?);
         Some((group, replica, HardState { term, vote, commit }))
     }
     fn membership(&mut self) -> Option<Membership> {
@@ -337,7 +342,7 @@ impl Record {
             }
             KIND_MEMBERSHIP => Self::Membership {
                 group: GroupId::new(fields.u64()?),
-                index: LogIndex::new(fields.u64()?),
+                index: fields.index()?,
                 membership: fields.membership()?,
             },
             _ => return None,

@@ -192,7 +192,8 @@ impl Recovery {
     /// device's volatile cache is not durable although it can be read (I-10).
     ///
     /// # Errors
-    /// [`RecoverError::Empty`] if there is no file and there must be one.
+    /// [`RecoverError::Empty`] if there is no file and there must be one, and
+    /// [`RecoverError::Sequence`] if a file's number is beyond any log.
     pub fn new(
         identity: Identity,
         geometry: Geometry,
@@ -205,6 +206,13 @@ impl Recovery {
         }
         let mut files = files.to_vec();
         files.sort_unstable();
+        if let Some(file) = files.last()
+            && file.segment.0 > u64::MAX / 4 / geometry.segment_bytes
+        {
+            // No log gets there; and no arithmetic on positions below it can overflow.
+            let place = Place { segment: file.segment, offset: 0 };
+            return Err(RecoverError::Sequence { place });
+        }
         let (full, odd_files): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|file| file.bytes == geometry.segment_bytes);
         Ok(Self {

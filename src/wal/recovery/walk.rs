@@ -109,14 +109,11 @@ impl Recovery {
         }
     }
 
-    /// No file has an opening. That is a fresh directory only if nothing else says otherwise.
+    /// No file has an opening. That is a fresh directory only if nothing says otherwise: what
+    /// lies behind the missing opening is looked at like behind any other hole.
     fn no_opening(&mut self) -> Outcome {
-        if self.may == WalMay::NotBeEmpty {
-            let files = self.files.len() + self.odd_files.len();
-            return Err(RecoverError::Empty { files });
-        }
         let Some(first) = self.files.first().copied() else {
-            return Ok(Progress::Done(Box::new(self.recovered(Lsn::ZERO, None))));
+            return self.never_opened(None);
         };
         let error = self.unopened.get(&first).copied().unwrap_or(BlockError::Blank);
         let lsn = self.geometry.start_of(first);
@@ -314,7 +311,7 @@ impl Recovery {
             });
         }
         if self.openers.is_empty() {
-            return Ok(Progress::Done(Box::new(self.recovered(hole.lsn, Some(hole)))));
+            return self.never_opened(Some(hole));
         }
         // An opening that was cut off was never durable, so nothing it no longer needs is gone.
         let relied = self.opened.filter(|_| !self.index.is_loading());
@@ -328,7 +325,7 @@ impl Recovery {
                     return self.begin_replay(older);
                 }
                 Some(_) => {}
-                None => return self.never_opened(hole),
+                None => return self.never_opened(Some(hole)),
             }
         }
         self.index
@@ -337,13 +334,16 @@ impl Recovery {
         Ok(Progress::Done(Box::new(self.recovered(hole.lsn, Some(hole)))))
     }
 
-    /// The only opening there is was cut off: the log was being made when the node went down.
-    fn never_opened(&mut self, hole: Hole) -> Outcome {
+    /// There is no whole opening: the log was being made when the node went down, or it is gone.
+    fn never_opened(&mut self, hole: Option<Hole>) -> Outcome {
         if self.may == WalMay::NotBeEmpty {
-            return Err(RecoverError::Empty { files: self.files.len() });
+            let files = self.files.len() + self.odd_files.len();
+            return Err(RecoverError::Empty { files });
         }
         self.index = Index::new(self.geometry);
-        Ok(Progress::Done(Box::new(self.recovered(hole.lsn, Some(hole)))))
+        self.opened = None;
+        let end = hole.map_or(Lsn::ZERO, |hole| hole.lsn);
+        Ok(Progress::Done(Box::new(self.recovered(end, hole))))
     }
 
     fn recovered(&mut self, end: Lsn, hole: Option<Hole>) -> Recovered {
