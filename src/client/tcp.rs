@@ -570,3 +570,6 @@ impl fmt::Debug for Ticket {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

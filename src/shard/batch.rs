@@ -6,7 +6,7 @@
 //! anything (`persist`) or send anything (`replicate`).
 
 use super::Shard;
-use super::persist::{Entry, Forming, Staged};
+use super::persist::{Entry, Forming, Source, Staged};
 use super::slot::{Request, Waiting};
 use crate::base::layout::put_array;
 use crate::base::{Arena, Checksum};
@@ -73,19 +73,22 @@ impl Shard {
     /// The propose stage: the groups take the batches of the block as spans.
     pub(super) fn propose(&mut self) {
         let Some(closed) = self.store.to_propose.take() else { return };
-        for Entry { slot, entry, is_proposal } in &closed.entries {
-            let start = entry.offset as usize;
-            let bytes = entry.offset as usize + entry.bytes as usize;
+        for Entry { slot, entry, source } in &closed.entries {
             let raft = &mut self.slots[*slot].raft;
-            if *is_proposal {
-                self.counters.batches_proposed += 1;
-                let slice = Some(closed.block.slice(start..bytes));
-                let (span, kind) = (entry.span, entry.kind);
-                let batch = LogBatch { span, kind, bytes: entry.bytes, slice };
-                raft.propose(batch, None, &mut self.wishes);
-                self.store.remember(*slot, entry.span.last());
+            match source {
+                Source::Proposed => {
+                    self.counters.batches_proposed += 1;
+                    let start = entry.offset as usize;
+                    let slice = Some(closed.block.slice(start..start + entry.bytes as usize));
+                    let (span, kind) = (entry.span, entry.kind);
+                    let batch = LogBatch { span, kind, bytes: entry.bytes, slice };
+                    raft.propose(batch, None, &mut self.wishes);
+                    raft.submitted(entry.span, closed.write);
+                    self.store.remember(*slot, entry.span.last());
+                }
+                Source::Received => raft.submitted(entry.span, closed.write),
+                Source::Rewritten => {}
             }
-            raft.submitted(entry.span, closed.write);
         }
         for slot in &closed.hard_states {
             self.slots[*slot].raft.hard_state_submitted(closed.write);
@@ -197,7 +200,7 @@ impl Shard {
         let space = builder.batch_space(header.batch_bytes());
         header.encode(space);
         put_array(space, BATCH_HEADER_BYTES, &body);
-        forming.list(at, builder.list(&header, slot.replica), true);
+        forming.list(at, builder.list(&header, slot.replica), Source::Proposed);
         true
     }
 
@@ -241,7 +244,7 @@ impl Shard {
             body_crc,
         };
         header.encode(space);
-        forming.list(at, builder.list(&header, slot.replica), true);
+        forming.list(at, builder.list(&header, slot.replica), Source::Proposed);
         true
     }
 

@@ -83,6 +83,8 @@ pub struct ShardConfig {
     pub direct_frame_bytes_min: usize,
     /// Bulk bytes a peer may have unacknowledged towards us; what we advertise.
     pub peer_credit_bytes: u64,
+    /// Segment files kept ready beyond the one being written, at least 1.
+    pub segments_ahead: u64,
     /// How much log is kept.
     pub retention: RetentionLimits,
     /// What the world says about itself.

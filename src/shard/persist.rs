@@ -53,8 +53,18 @@ pub(super) struct Reset {
 pub(super) struct Entry {
     pub(super) slot: usize,
     pub(super) entry: DirectoryEntry,
-    /// Proposed by this node in this block, as opposed to received or rewritten.
-    pub(super) is_proposal: bool,
+    pub(super) source: Source,
+}
+
+/// How a batch came into a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Proposed by this node in this block.
+    Proposed,
+    /// Accepted from a leader.
+    Received,
+    /// Durable already, written forward by retention: no news to its group.
+    Rewritten,
 }
 
 /// What a block holds, while it is put together.
@@ -66,8 +76,8 @@ pub(super) struct Forming {
 }
 
 impl Forming {
-    pub(super) fn list(&mut self, slot: usize, entry: DirectoryEntry, is_proposal: bool) {
-        self.entries.push(Entry { slot, entry, is_proposal });
+    pub(super) fn list(&mut self, slot: usize, entry: DirectoryEntry, source: Source) {
+        self.entries.push(Entry { slot, entry, source });
     }
 }
 
@@ -172,7 +182,8 @@ impl Store {
 
     /// Whether the device has a slot for one more block at once.
     pub(super) fn has_free_slot(&self) -> bool {
-        self.queued.is_empty() && self.submitted < self.slots_max
+        let queued = u32::try_from(self.queued.len()).expect("bounded");
+        self.submitted + queued < self.slots_max
     }
 
     /// Whether a block may be closed although it has to wait for the device.
@@ -284,9 +295,13 @@ impl Shard {
                 Staged::Reset(reset) => {
                     push_reset(&self.slots[reset.slot], reset, builder, forming)
                 }
-                Staged::Copied { slot, entry, bytes }
-                | Staged::Rewritten { slot, entry, bytes } => {
-                    copy_batch((*slot, entry), bytes, builder, forming)
+                Staged::Copied { slot, entry, bytes } => {
+                    let batch = Entry { slot: *slot, entry: *entry, source: Source::Received };
+                    copy_batch(&batch, bytes, builder, forming)
+                }
+                Staged::Rewritten { slot, entry, bytes } => {
+                    let batch = Entry { slot: *slot, entry: *entry, source: Source::Rewritten };
+                    copy_batch(&batch, bytes, builder, forming)
                 }
             };
             if !is_added {
@@ -328,7 +343,7 @@ impl Shard {
         let mut forming = Forming::default();
         for (slot, entry) in accepted {
             self.counters.direct_bytes_follower += u64::from(entry.bytes);
-            forming.list(slot, entry, false);
+            forming.list(slot, entry, Source::Received);
         }
         self.enqueue(placement, frame.freeze(total as usize), forming);
     }
@@ -494,7 +509,8 @@ impl Shard {
             self.counters.wal_segments_recycled += u64::from(recycle.is_some());
             fx.push(Effect::PrepareSegment { segment, recycle });
         }
-        while self.store.spare.len() > SPARE_SEGMENTS_MAX
+        let ahead = usize::try_from(self.config.segments_ahead).unwrap_or(usize::MAX);
+        while self.store.spare.len() > SPARE_SEGMENTS_MAX.max(ahead)
             && let Some(segment) = self.store.spare.pop_front()
         {
             fx.push(Effect::RemoveSegment { segment });
@@ -525,7 +541,7 @@ fn push_reset(
 
 /// Copies a whole batch into the block; false if it must wait for the next.
 fn copy_batch(
-    (slot, entry): (usize, &DirectoryEntry),
+    batch: &Entry,
     bytes: &Slice,
     builder: &mut BlockBuilder,
     forming: &mut Forming,
@@ -535,7 +551,7 @@ fn copy_batch(
     }
     let header = BatchHeader::decode(bytes).expect("verified when it came in");
     builder.batch_space(bytes.len()).copy_from_slice(bytes);
-    let entry = builder.list(&header, entry.replica);
-    forming.list(slot, entry, false);
+    let entry = builder.list(&header, batch.entry.replica);
+    forming.list(batch.slot, entry, batch.source);
     true
 }

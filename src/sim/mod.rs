@@ -1,1 +1,38 @@
-//! sim: being built.
+//! The other world: virtual time, simulated devices and networks, and the very same shards.
+//!
+//! A run is decided by one seed: it draws a [`Plan`], lives through it event by event, and an
+//! oracle checks after every one of them. `runtime` is the world that ships; this one is how it is
+//! proved that what ships is right. See `docs/testing.md`. Does not: print, read a clock, start a
+//! thread, or touch a file.
+
+mod plan;
+mod verdict;
+
+mod world;
+
+mod act;
+mod node;
+
+mod conns;
+mod links;
+
+mod audit;
+mod chaos;
+mod clients;
+
+mod disk;
+mod net;
+
+mod checker;
+mod mirror;
+mod promise;
+mod truth;
+
+mod queue;
+mod record;
+mod trace;
+
+pub use plan::{Between, ChaosPlan, DiskPlan, LoadPlan, NetPlan, Plan, Recurring};
+pub use trace::Sink;
+pub use verdict::{Failure, Fault, Oracle, Summary, Tally};
+pub use world::run;

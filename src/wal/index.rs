@@ -57,8 +57,9 @@ pub struct RecoveredGroup {
     pub last: EntryId,
     /// Terms of (base, last]: exact for every index.
     pub runs: Vec<TermRun>,
-    /// The newest batches, consecutive up to `last`: kind and bytes too. What lies between `base`
-    /// and the first of them is known by its terms and found with [`Index::locate`].
+    /// The newest batches, consecutive up to `last`, with the bytes of the whole batch. What lies
+    /// between `base` and the first of them is known by its terms and found with
+    /// [`Index::locate`].
     pub spans: Vec<(Span, BatchKind, u32)>,
     /// Configurations in the log above `base`.
     pub memberships: Vec<(LogIndex, Membership)>,
@@ -301,20 +302,7 @@ impl Index {
 
     /// What the shard's groups start from, ascending.
     pub fn recovered(&self) -> Vec<RecoveredGroup> {
-        self.groups
-            .values()
-            .map(|log| RecoveredGroup {
-                group: log.group,
-                replica: log.replica,
-                hard_state: log.hard_state,
-                base: log.base,
-                base_membership: log.base_membership.clone(),
-                last: log.last,
-                runs: log.runs.clone(),
-                spans: log.dense.iter().map(|b| (b.span, b.kind, b.bytes)).collect(),
-                memberships: log.memberships.clone(),
-            })
-            .collect()
+        self.groups.values().map(recovered_group).collect()
     }
 
     /// The records of an opening, a list per block: each list fits into a block of
@@ -378,6 +366,20 @@ impl Index {
         if !self.loading {
             self.groups.values().for_each(GroupLog::check);
         }
+    }
+}
+
+fn recovered_group(log: &GroupLog) -> RecoveredGroup {
+    RecoveredGroup {
+        group: log.group,
+        replica: log.replica,
+        hard_state: log.hard_state,
+        base: log.base,
+        base_membership: log.base_membership.clone(),
+        last: log.last,
+        runs: log.runs.clone(),
+        spans: log.dense.iter().map(|batch| (batch.span, batch.kind, batch.bytes)).collect(),
+        memberships: log.memberships.clone(),
     }
 }
 

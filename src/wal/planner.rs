@@ -19,8 +19,6 @@ use crate::model::limits::DEVICE_ALIGN_BYTES;
 
 /// Idle this long, a log whose last blocks are not below any durable watermark gets a seal (W-06).
 pub const SEAL_AFTER: Duration = Duration::from_millis(5);
-/// Segments prepared ahead of the one being written.
-const SEGMENTS_AHEAD: u64 = 1;
 
 /// Where writing goes on after recovery: in a segment that holds no position that could have been
 /// in flight before (W-08).
@@ -64,7 +62,7 @@ pub struct OpeningPlan {
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     write: WriteSeq,
-    /// Where the log goes on behind it: its end, or the next segment if it was the last of its.
+    /// The position behind it.
     end: Lsn,
     /// The watermark it carries.
     durable_lsn: Lsn,
@@ -97,6 +95,8 @@ pub struct Planner {
     parts_left: u32,
     /// The end of the boot opening; nothing else may be placed until it is durable.
     boot_until: Option<Lsn>,
+    /// How many segments are wanted beyond the current one.
+    segments_ahead: u64,
     /// Segments below this one were asked for.
     wanted_below: SegmentNo,
     /// Segments that could not be made when they were asked for, ascending.
@@ -118,18 +118,32 @@ impl Planner {
             next: start,
             next_write: WriteSeq::NONE.next(),
             in_flight: VecDeque::with_capacity(geometry.writes_in_flight_max as usize),
-            // What recovery found was read back, and the rest below is void.
-            durable: start,
-            watermark: start,
-            data_end: start,
+            // What recovery found was read back. The void is durable only once the opening that
+            // declares it is: until then it would look like lost blocks (W-05).
+            durable: resume.void.from,
+            watermark: resume.void.from,
+            data_end: resume.void.from,
             active_at: Moment::ZERO,
             boot_void: Some(resume.void),
             parts_left: 0,
             boot_until: None,
+            segments_ahead: 1,
             wanted_below: resume.segment,
             failed: VecDeque::new(),
             ready: VecDeque::new(),
         }
+    }
+
+    /// The same planner, with `segments` files wanted beyond the one being written: pre-writing
+    /// takes time that the write path does not have.
+    ///
+    /// # Panics
+    /// If it is none: the next segment is ready before it is needed.
+    #[must_use]
+    pub fn with_segments_ahead(mut self, segments: u64) -> Self {
+        assert!(segments > 0, "{segments} segments ahead");
+        self.segments_ahead = segments;
+        self
     }
 
     /// Write slots of the device that are free.
@@ -259,12 +273,6 @@ impl Planner {
         let plan = self.next_opening();
         assert!(self.can_roll(0), "{:?} is not ready, or too much is in flight", plan.segment);
         self.ready.pop_front();
-        // What was void is as good as durable once everything before it is.
-        if let Some(last) = self.in_flight.back_mut() {
-            last.end = plan.void.to;
-        } else {
-            self.durable = plan.void.to;
-        }
         self.next = plan.void.to;
         self.parts_left = parts;
         plan
@@ -277,9 +285,11 @@ impl Planner {
 
     /// Whether the next block of the opening can be placed now.
     pub fn fits_part(&self, bytes: u32) -> bool {
+        // The void before a first part may be wider than the window; nothing else is in flight
+        // then, so a hole before it is impossible and one in it is at the segment's start.
         self.parts_left > 0
             && self.slots_free() > 0
-            && self.window_allows(self.next.plus(u64::from(bytes)))
+            && (self.in_flight.is_empty() || self.window_allows(self.next.plus(u64::from(bytes))))
     }
 
     /// Places the next block of the current opening.
@@ -362,7 +372,7 @@ impl Planner {
         if let Some(again) = self.failed.pop_front() {
             return Some(again);
         }
-        let up_to = self.current_segment().0 + SEGMENTS_AHEAD;
+        let up_to = self.current_segment().0 + self.segments_ahead;
         if self.wanted_below.0 > up_to {
             return None;
         }
@@ -393,11 +403,12 @@ impl Planner {
         assert!(self.in_flight.iter().all(|write| write.durable_lsn <= self.durable));
         assert!(self.in_flight.front().is_none_or(|write| !write.done), "{self:?}");
         assert!(self.in_flight.iter().is_sorted_by_key(|write| write.end));
-        if let Some(last) = self.in_flight.back() {
-            assert!(last.end == self.next, "{self:?}");
-            let in_flight_bytes = self.next.bytes_since(self.durable);
+        if self.in_flight.len() > 1 {
+            let last = self.in_flight.back().expect("more than one").end;
+            let in_flight_bytes = last.bytes_since(self.durable);
             assert!(in_flight_bytes <= self.geometry.in_flight_bytes_max, "{self:?}");
-        } else {
+        }
+        if self.in_flight.is_empty() && self.parts_left == 0 && self.boot_void.is_none() {
             assert!(self.durable == self.next, "{self:?}");
         }
     }

@@ -374,3 +374,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -280,12 +280,22 @@ impl Recovery {
             if header.stamp.durable_lsn > self.watermark.0 {
                 self.watermark = (header.stamp.durable_lsn, at);
             }
-            if at.bytes_since(hole.lsn) > self.window_bytes() {
+            if at.bytes_since(self.window_start(hole, segment)) > self.window_bytes() {
                 self.seen.beyond = Some(at);
             }
         }
         self.phase = Phase::Scan { hole, at: at.plus(STEP) };
         Ok(Progress::More)
+    }
+
+    /// Where the window began when a block of `segment` was issued, at the latest. If the segment
+    /// has no sound opening, its opening was in flight, and how much is void before it is unknown.
+    fn window_start(&self, hole: Hole, segment: SegmentNo) -> Lsn {
+        if self.openers.contains_key(&segment) {
+            hole.lsn
+        } else {
+            hole.lsn.max(self.geometry.start_of(segment))
+        }
     }
 
     /// The largest window that can have been in force.

@@ -1,0 +1,131 @@
+//! The end of a run: the healed world must answer, agree, and still have everything.
+//!
+//! One auditor, a client with a slot per group: it appends a probe until that is acknowledged and
+//! then reads the whole log, linearizably, from its first index to its commit; the checker holds
+//! every record of it against the truth. Meanwhile every replica must come to commit all that is
+//! committed. Does not: make faults; there are none any more.
+
+use super::clients::{Answer, Client, Want};
+use super::record::RECORD_BYTES_MIN;
+use super::verdict::{Check, Failure, Oracle};
+use super::world::{World, node_id};
+use crate::model::{GroupId, LogIndex};
+use crate::wire::client::Consistency;
+
+/// How far the auditor is with one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Appends a probe; the number of the attempt.
+    Probes(u64),
+    /// Reads on from here.
+    Reads(LogIndex),
+    /// Has seen everything.
+    Done,
+}
+
+/// The audit's progress. One per world.
+pub(super) struct Audit {
+    begun: bool,
+    stages: Vec<Stage>,
+}
+
+impl Audit {
+    /// An audit of groups 1 to `groups`.
+    pub(super) fn new(groups: u64) -> Self {
+        Self { begun: false, stages: (0..groups).map(|_| Stage::Probes(1)).collect() }
+    }
+}
+
+/// The group that a slot of the auditor looks after.
+fn group_of(slot: usize) -> GroupId {
+    GroupId::new(slot as u64 + 1)
+}
+
+impl World {
+    /// Whether a client is the auditor.
+    pub(super) fn is_auditor(&self, client: usize) -> bool {
+        client + 1 == self.clients.len()
+    }
+
+    /// Begins the audit, and later tells whether it is through.
+    pub(super) fn audited(&mut self) -> Result<bool, Failure> {
+        let auditor = self.clients.len() - 1;
+        if !core::mem::replace(&mut self.audit.begun, true) {
+            for slot in 0..self.audit.stages.len() {
+                self.wake_soon(auditor, slot);
+            }
+        }
+        let done = self.audit.stages.iter().all(|stage| *stage == Stage::Done);
+        Ok(done && self.conns.nobody_waits() && self.laggard()?.is_none())
+    }
+
+    /// A slot of the auditor asks what its stage wants.
+    pub(super) fn on_audit_wake(&mut self, client: usize, slot: usize) -> Check {
+        let group = group_of(slot);
+        let want = match self.audit.stages[slot] {
+            Stage::Done => return Ok(()),
+            Stage::Probes(attempt) => {
+                // Records are unique over all groups: the group is a part of the number.
+                let request = attempt * self.plan.groups + slot as u64;
+                Want::Append { group, request, sizes: vec![RECORD_BYTES_MIN] }
+            }
+            Stage::Reads(from) => {
+                let must_see = LogIndex::BEFORE_FIRST;
+                Want::Read { group, from, consistency: Consistency::Linearizable, must_see }
+            }
+        };
+        self.ask(client, slot, want)
+    }
+
+    /// A slot of the auditor is answered.
+    pub(super) fn on_audit_answer(&mut self, slot: usize, answer: Answer) {
+        let stage = &mut self.audit.stages[slot];
+        *stage = match (*stage, answer) {
+            (Stage::Probes(_), Answer::Done) => Stage::Reads(LogIndex::BEFORE_FIRST.next()),
+            // Refused or in doubt: another probe, so that a late one is not taken for a second.
+            (Stage::Probes(attempt), _) => Stage::Probes(attempt + 1),
+            (Stage::Reads(_), Answer::Read { next, commit }) => {
+                let done = commit != LogIndex::BEFORE_FIRST && commit < next;
+                if done { Stage::Done } else { Stage::Reads(next) }
+            }
+            (stage, _) => stage,
+        };
+    }
+
+    /// A living replica that has not committed everything that is committed.
+    fn laggard(&mut self) -> Result<Option<String>, Failure> {
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].refused {
+                continue;
+            }
+            for group in (1..=self.plan.groups).map(GroupId::new) {
+                let upto = self.checker.truth(group)?.committed_upto();
+                let commit = self.commit_of(at, group);
+                if commit != Some(upto) {
+                    let node = node_id(at);
+                    return Ok(Some(format!("{node:?} {group:?}: {commit:?} of {upto:?}")));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The failure of a world that did not heal in time, with what is missing.
+    pub(super) fn not_live(&mut self) -> Failure {
+        let open: Vec<String> = (self.audit.stages.iter().enumerate())
+            .filter(|(_, stage)| **stage != Stage::Done)
+            .map(|(slot, stage)| format!("{:?} {stage:?}", group_of(slot)))
+            .collect();
+        let laggard = self.laggard().ok().flatten();
+        let waits = !self.conns.nobody_waits();
+        let detail =
+            format_args!("open: {open:?}, behind: {laggard:?}, waits: {waits}").to_string();
+        Failure { oracle: Oracle::Liveness, detail }
+    }
+
+    /// The auditor itself.
+    pub(super) fn auditor(plan: &super::Plan, prng: crate::base::Prng) -> Client {
+        let slots = usize::try_from(plan.groups).expect("a few groups");
+        Client::with_slots(plan.load.clients, plan, prng, slots)
+    }
+}

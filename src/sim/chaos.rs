@@ -1,0 +1,210 @@
+//! What goes wrong, when, and for how long.
+//!
+//! One `impl World` block: each kind of fault of the plan is a chain of events, begin and end,
+//! until the world turns calm; then everything is mended at once. Small faults (resets, changed
+//! bytes, failing writes) are drawn where they happen.
+
+use super::plan::Recurring;
+use super::verdict::{Check, Fault};
+use super::world::{Event, World};
+
+/// A large fault begins or ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Chaos {
+    /// One node dies, or all.
+    Crash,
+    /// A dead node is started.
+    Restart { node: usize, boot: u64 },
+    /// A node or a directed link is cut off.
+    Cut,
+    /// The cut with this number ends.
+    Uncut(usize),
+    /// A node stands still.
+    Pause,
+    /// It goes on, if it is still that run.
+    Resume { node: usize, boot: u64 },
+    /// A device does nothing.
+    Stall,
+}
+
+/// Directed links that one cut stops.
+pub(super) type CutLinks = Vec<(usize, usize)>;
+
+impl World {
+    /// Lets the chains of the plan begin.
+    pub(super) fn start_chaos(&mut self) {
+        let chaos = self.plan.chaos;
+        for (kind, begins) in [
+            (chaos.crash, Chaos::Crash),
+            (chaos.cut, Chaos::Cut),
+            (chaos.pause, Chaos::Pause),
+            (chaos.stall, Chaos::Stall),
+        ] {
+            if let Some(kind) = kind {
+                self.again(kind, begins);
+            }
+        }
+    }
+
+    fn again(&mut self, kind: Recurring, begins: Chaos) {
+        let delay = kind.every.draw(&mut self.prng.chaos);
+        self.queue.after(delay, Event::Chaos(begins));
+    }
+
+    /// A large fault begins or ends.
+    pub(super) fn on_chaos(&mut self, chaos: Chaos) -> Check {
+        match chaos {
+            Chaos::Restart { node, boot } => self.on_restart(node, boot)?,
+            Chaos::Uncut(cut) => self.uncut(cut),
+            Chaos::Resume { node, boot } => self.resume(node, boot),
+            Chaos::Crash | Chaos::Cut | Chaos::Pause | Chaos::Stall if !self.chaotic => {}
+            Chaos::Crash => self.begin_crash(),
+            Chaos::Cut => self.begin_cut(),
+            Chaos::Pause => self.begin_pause(),
+            Chaos::Stall => self.begin_stall(),
+        }
+        Ok(())
+    }
+
+    fn any_node(&mut self) -> usize {
+        let node = self.prng.chaos.below(self.nodes.len() as u64);
+        usize::try_from(node).expect("a handful of nodes")
+    }
+
+    fn begin_crash(&mut self) {
+        let Some(kind) = self.plan.chaos.crash else { return };
+        let all = self.prng.chaos.chance(self.plan.chaos.blackout_percent, 100);
+        let power_loss = self.prng.chaos.chance(self.plan.chaos.power_loss_percent, 100);
+        let victims: Vec<usize> =
+            if all { (0..self.nodes.len()).collect() } else { vec![self.any_node()] };
+        if all {
+            self.tally.count(Fault::Blackout);
+        }
+        for node in victims {
+            if self.nodes[node].is_up() {
+                self.tally.count(if power_loss { Fault::PowerLoss } else { Fault::Kill });
+                self.crash(node, power_loss);
+                let down = kind.lasts.draw(&mut self.prng.chaos);
+                self.restart_after(node, down);
+            }
+        }
+        self.again(kind, Chaos::Crash);
+    }
+
+    /// Lets a dead node start again.
+    pub(super) fn restart_after(&mut self, node: usize, down: core::time::Duration) {
+        let boot = self.nodes[node].boot;
+        self.queue.after(down, Event::Chaos(Chaos::Restart { node, boot }));
+    }
+
+    fn on_restart(&mut self, node: usize, boot: u64) -> Check {
+        if self.nodes[node].boot != boot || self.nodes[node].is_up() {
+            return Ok(());
+        }
+        if self.chaotic && self.plan.chaos.rot && self.prng.chaos.chance(1, 3) {
+            self.rot(node);
+        }
+        self.boot(node)
+    }
+
+    fn begin_cut(&mut self) {
+        let Some(kind) = self.plan.chaos.cut else { return };
+        let one_way = self.prng.chaos.chance(self.plan.chaos.one_way_percent, 100);
+        let (node, peer) = (self.any_node(), self.any_node());
+        let mut links = CutLinks::new();
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            // Half of the cuts isolate a node, the others part two nodes of a cluster.
+            if peer == node || peer == other {
+                links.push((node, other));
+                if !one_way {
+                    links.push((other, node));
+                }
+            }
+        }
+        for (from, to) in &links {
+            self.tally.count(Fault::Cut);
+            self.net.cut(*from, *to, true);
+            self.note("cut", &[*from as u64, *to as u64]);
+        }
+        let lasts = kind.lasts.draw(&mut self.prng.chaos);
+        self.cuts.push(links);
+        self.queue.after(lasts, Event::Chaos(Chaos::Uncut(self.cuts.len() - 1)));
+        self.again(kind, Chaos::Cut);
+    }
+
+    /// A cut ends: what waited comes through, or, as often, the streams had timed out.
+    fn uncut(&mut self, cut: usize) {
+        for (from, to) in core::mem::take(&mut self.cuts[cut]) {
+            self.net.cut(from, to, false);
+            self.note("uncut", &[from as u64, to as u64]);
+            let times_out = self.prng.chaos.chance(1, 2);
+            for link in self.net.links_of(from) {
+                if !self.net.link(link).nodes.contains(&to) {
+                    continue;
+                }
+                if times_out {
+                    self.reset(link);
+                } else {
+                    self.reschedule(link);
+                }
+            }
+        }
+    }
+
+    fn begin_pause(&mut self) {
+        let Some(kind) = self.plan.chaos.pause else { return };
+        let node = self.any_node();
+        if self.nodes[node].is_up() && !self.nodes[node].paused {
+            self.tally.count(Fault::Pause);
+            self.nodes[node].paused = true;
+            self.note("pause", &[node as u64]);
+            let lasts = kind.lasts.draw(&mut self.prng.chaos);
+            let boot = self.nodes[node].boot;
+            self.queue.after(lasts, Event::Chaos(Chaos::Resume { node, boot }));
+        }
+        self.again(kind, Chaos::Pause);
+    }
+
+    fn resume(&mut self, node: usize, boot: u64) {
+        if self.nodes[node].boot != boot || !self.nodes[node].paused {
+            return;
+        }
+        self.nodes[node].paused = false;
+        self.note("resume", &[node as u64]);
+        for shard in 0..usize::from(self.plan.shards) {
+            self.turn_soon(self.nodes[node].at(shard));
+        }
+        for link in self.net.links_of(node) {
+            self.reschedule(link);
+        }
+    }
+
+    fn begin_stall(&mut self) {
+        let Some(kind) = self.plan.chaos.stall else { return };
+        let node = self.any_node();
+        self.tally.count(Fault::Stall);
+        let until = self.queue.now().after(kind.lasts.draw(&mut self.prng.chaos));
+        self.nodes[node].stalled_until = until;
+        self.note("stall", &[node as u64, until.as_nanos()]);
+        self.again(kind, Chaos::Stall);
+    }
+
+    /// Everything is mended at once; nothing breaks any more.
+    pub(super) fn heal(&mut self) -> Check {
+        self.chaotic = false;
+        self.note("heal", &[]);
+        for cut in 0..self.cuts.len() {
+            self.uncut(cut);
+        }
+        let now = self.queue.now();
+        for node in 0..self.nodes.len() {
+            self.nodes[node].stalled_until = now;
+            let boot = self.nodes[node].boot;
+            self.resume(node, boot);
+            if !self.nodes[node].is_up() && !self.nodes[node].refused {
+                self.boot(node)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! What one shard's device holds for certain, told by its writes alone.
+//!
+//! A second, much simpler account of the log, kept beside the real one: every block is noted when
+//! it is submitted, and takes effect when it and all before it are confirmed (I-01). Apart because
+//! the acknowledgement oracles must not ask the code they check. After a restart it is compared
+//! with what the real recovery found and then set to it. Does not: parse bytes; the world does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::verdict::{Check, fail};
+use crate::model::{EntryId, GroupId, HardState, LogIndex, Span, Term, WriteSeq};
+
+/// What matters of one block.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BlockFacts {
+    /// Logs that start anew behind an entry; `true`: what lies behind it stays.
+    pub(super) resets: Vec<(GroupId, EntryId, bool)>,
+    /// Hard states, the newest last.
+    pub(super) states: Vec<(GroupId, HardState)>,
+    /// Batches in order.
+    pub(super) batches: Vec<(GroupId, Span)>,
+}
+
+/// One group on one device.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Replica {
+    /// The entry the log starts behind, as far as a reset or recovery told.
+    pub(super) base: EntryId,
+    /// The newest durable hard state.
+    pub(super) state: HardState,
+    /// By first index.
+    spans: BTreeMap<LogIndex, Span>,
+    /// What recovery knows by terms only: first index and term of each run, up to `runs_upto`.
+    runs: Vec<(LogIndex, Term)>,
+    runs_upto: LogIndex,
+}
+
+/// What recovery found of a group.
+pub(super) struct Found<'a> {
+    /// Whose log.
+    pub(super) group: GroupId,
+    /// The entry it starts behind.
+    pub(super) base: EntryId,
+    /// Its hard state.
+    pub(super) state: HardState,
+    /// Terms of everything behind `base`.
+    pub(super) runs: Vec<(LogIndex, Term)>,
+    /// The newest batches, up to the end.
+    pub(super) spans: &'a [Span],
+    /// The last index.
+    pub(super) last: LogIndex,
+}
+
+impl Replica {
+    /// Whether the log durably holds exactly this batch. Where only terms are known, equal terms
+    /// at equal indexes are the same batch (Log Matching).
+    pub(super) fn holds(&self, span: Span) -> bool {
+        self.spans.get(&span.first) == Some(&span)
+            || span.last() <= self.base.index
+            || (self.run_at(span.first) == Some(span.term)
+                && self.run_at(span.last()) == Some(span.term))
+    }
+
+    /// The last index it holds.
+    pub(super) fn last(&self) -> LogIndex {
+        let known = self.base.index.max(self.runs_upto);
+        self.spans.last_key_value().map_or(known, |(_, span)| span.last())
+    }
+
+    fn run_at(&self, index: LogIndex) -> Option<Term> {
+        if index <= self.base.index || self.runs_upto < index {
+            return None;
+        }
+        let run = self.runs.iter().rev().find(|(first, _)| *first <= index)?;
+        Some(run.1)
+    }
+
+    /// Takes a batch as replay does: an equal one changes nothing, one of another term drops what
+    /// it overlaps and everything behind (R-02, W-14).
+    fn insert(&mut self, span: Span) {
+        if self.holds(span) {
+            return;
+        }
+        self.truncate(span.first);
+        self.spans.insert(span.first, span);
+    }
+
+    fn truncate(&mut self, from: LogIndex) {
+        while let Some(last) = self.spans.last_entry() {
+            if last.get().last() < from {
+                break;
+            }
+            last.remove();
+        }
+        if from <= self.runs_upto {
+            self.runs_upto = from.previous();
+        }
+    }
+
+    fn reset(&mut self, base: EntryId, keep_tail: bool) {
+        if keep_tail {
+            self.spans.retain(|_, span| base.index < span.last());
+        } else {
+            self.spans.clear();
+            self.runs_upto = LogIndex::BEFORE_FIRST;
+        }
+        self.base = base;
+    }
+}
+
+/// One per shard of a node; outlives the process, as the device does.
+#[derive(Default)]
+pub(super) struct Mirror {
+    groups: BTreeMap<GroupId, Replica>,
+    /// Submitted and not yet in force; `true`: confirmed, but something before it is not.
+    pending: BTreeMap<WriteSeq, (BlockFacts, bool)>,
+    /// Groups whose log may or may not have been replaced when the process died.
+    reset_in_doubt: BTreeSet<GroupId>,
+}
+
+impl Mirror {
+    /// A block was submitted.
+    pub(super) fn submitted(&mut self, write: WriteSeq, facts: BlockFacts) {
+        self.pending.insert(write, (facts, false));
+    }
+
+    /// A block was confirmed.
+    pub(super) fn confirmed(&mut self, write: WriteSeq) {
+        self.pending.get_mut(&write).expect("confirmed after it was submitted").1 = true;
+        while let Some(entry) = self.pending.first_entry() {
+            if !entry.get().1 {
+                break;
+            }
+            let (facts, _) = entry.remove();
+            self.apply(facts);
+        }
+    }
+
+    /// The process died: nothing is known of what was not in force.
+    pub(super) fn crashed(&mut self) {
+        let pending = core::mem::take(&mut self.pending);
+        let resets = pending.values().flat_map(|(facts, _)| &facts.resets);
+        self.reset_in_doubt = resets.map(|(group, _, _)| *group).collect();
+    }
+
+    /// A group as the device certainly holds it.
+    pub(super) fn replica(&self, group: GroupId) -> Option<&Replica> {
+        self.groups.get(&group)
+    }
+
+    /// Recovery found this of a group: nothing that was certain may be missing. Takes it over.
+    pub(super) fn recovered(&mut self, found: &Found<'_>) -> Check {
+        let group = found.group;
+        let before = self.groups.remove(&group).unwrap_or_default();
+        if found.state.term < before.state.term {
+            fail!(Durability, "{group:?}: recovered {:?}, was {:?}", found.state, before.state);
+        }
+        if found.state.term == before.state.term
+            && before.state.vote.is_some()
+            && found.state.vote != before.state.vote
+        {
+            fail!(Durability, "{group:?}: recovered {:?}, was {:?}", found.state, before.state);
+        }
+        let dense = found.spans.first().map_or(found.last.next(), |span| span.first);
+        let now = Replica {
+            base: found.base,
+            state: found.state,
+            spans: found.spans.iter().map(|span| (span.first, *span)).collect(),
+            runs: found.runs.clone(),
+            runs_upto: dense.previous(),
+        };
+        // What was in flight may have replaced a conflicting tail: then the log goes on at or
+        // before the lost batch in a newer term.
+        let replaced = |lost: &Span| {
+            let goes_on = now.spans.range(..=lost.last()).next_back();
+            goes_on.is_some_and(|(_, newer)| newer.term > lost.term)
+        };
+        let lost = before.spans.values().find(|span| !now.holds(**span) && !replaced(span));
+        if let Some(lost) = lost
+            && !self.reset_in_doubt.contains(&group)
+        {
+            fail!(Durability, "{group:?}: recovery lost {lost:?} of {before:?}");
+        }
+        self.groups.insert(group, now);
+        Ok(())
+    }
+
+    /// Whether anything but empty logs was ever durable here.
+    pub(super) fn is_in_use(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    fn apply(&mut self, facts: BlockFacts) {
+        for (group, base, keep_tail) in facts.resets {
+            self.groups.entry(group).or_default().reset(base, keep_tail);
+        }
+        for (group, state) in facts.states {
+            self.groups.entry(group).or_default().state = state;
+        }
+        for (group, span) in facts.batches {
+            self.groups.entry(group).or_default().insert(span);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RecordCount;
+
+    const G: GroupId = GroupId::new(1);
+
+    fn span(term: u64, first: u64, count: u32) -> Span {
+        Span { term: Term::new(term), first: LogIndex::new(first), count: RecordCount::new(count) }
+    }
+
+    fn batches(spans: &[Span]) -> BlockFacts {
+        BlockFacts { batches: spans.iter().map(|s| (G, *s)).collect(), ..BlockFacts::default() }
+    }
+
+    fn found(spans: &[Span]) -> Found<'_> {
+        Found {
+            group: G,
+            base: EntryId::BEFORE_FIRST,
+            state: HardState::default(),
+            runs: spans.iter().map(|span| (span.first, span.term)).collect(),
+            spans,
+            last: spans.last().expect("some").last(),
+        }
+    }
+
+    #[test]
+    fn only_the_contiguous_prefix_counts() {
+        let mut mirror = Mirror::default();
+        let (w1, w2) = (WriteSeq::new(1), WriteSeq::new(2));
+        mirror.submitted(w1, batches(&[span(1, 1, 2)]));
+        mirror.submitted(w2, batches(&[span(1, 3, 1)]));
+        mirror.confirmed(w2);
+        assert!(mirror.replica(G).is_none(), "w1 is in doubt, so w2 is");
+        mirror.confirmed(w1);
+        assert!(mirror.replica(G).expect("known").holds(span(1, 3, 1)));
+    }
+
+    #[test]
+    fn a_newer_term_replaces_and_an_equal_batch_changes_nothing() {
+        let mut replica = Replica::default();
+        for s in [span(1, 1, 2), span(1, 3, 2), span(1, 5, 1), span(1, 3, 2)] {
+            replica.insert(s);
+        }
+        assert_eq!(replica.last(), LogIndex::new(5));
+        replica.insert(span(2, 3, 1));
+        assert_eq!(replica.last(), LogIndex::new(3));
+        assert!(replica.holds(span(2, 3, 1)) && !replica.holds(span(1, 5, 1)));
+    }
+
+    #[test]
+    fn recovery_may_not_lose_what_was_certain() {
+        let mut mirror = Mirror::default();
+        mirror.submitted(WriteSeq::new(1), batches(&[span(1, 1, 2), span(1, 3, 1)]));
+        mirror.confirmed(WriteSeq::new(1));
+        let failure = mirror.recovered(&found(&[span(1, 1, 2)])).expect_err("one is lost");
+        assert!(failure.detail.contains("lost"), "{failure}");
+    }
+
+    #[test]
+    fn recovery_may_find_more_and_may_find_a_replaced_tail() {
+        let mut mirror = Mirror::default();
+        mirror.submitted(WriteSeq::new(1), batches(&[span(1, 1, 2), span(1, 3, 1)]));
+        mirror.confirmed(WriteSeq::new(1));
+        let spans = [span(1, 1, 2), span(2, 3, 1), span(2, 4, 1)];
+        mirror.recovered(&found(&spans)).expect("replaced");
+        assert_eq!(mirror.replica(G).expect("known").last(), LogIndex::new(4));
+    }
+}

@@ -1,0 +1,428 @@
+//! Nodes: processes that boot, take turns, stand still and die, and the devices that outlive them.
+//!
+//! A boot runs the real `wal::Recovery` over what the device holds and starts the real
+//! `shard::Shard` from its verdict. Does not: carry out effects (`act`) or choose who dies
+//! (`chaos`).
+
+use std::collections::BTreeMap;
+
+use super::checker::{ReplicaView, Watch};
+use super::clients::CLUSTER;
+use super::conns::CONN_BUDGET_BYTES;
+use super::disk::Disk;
+use super::mirror::{Found, Mirror};
+use super::plan::Plan;
+use super::verdict::{Check, Failure, Fault, fail};
+use super::world::{At, Event, World, node_id};
+use crate::base::{Arena, BlockBuf, Moment, Prng};
+use crate::model::{BootCounter, ConnId, GroupId, LogIndex, NodeUuid, ShardId, Span, StreamId};
+use crate::raft::{self, RoleName, Timing};
+use crate::shard::{
+    Effects, Input, Inputs, NodeAddress, ReadSeq, RetentionLimits, Shard, ShardConfig, WorldFacts,
+};
+use crate::wal::{
+    Identity, RecoverError, Recovered, Recovery, SegmentFile, SegmentNo, Step, WalMay,
+};
+
+/// How often a shard hears that time has passed.
+const TICK: core::time::Duration = core::time::Duration::from_millis(20);
+/// How long an operator's supervisor takes to start a process that stopped by itself.
+pub(super) const SUPERVISOR: core::time::Duration = core::time::Duration::from_millis(100);
+
+/// A device read that was not answered yet.
+pub(super) struct PendingRead {
+    pub(super) segment: SegmentNo,
+    pub(super) offset: u64,
+    pub(super) buf: BlockBuf,
+}
+
+/// One shard of one run of a process.
+pub(super) struct Live {
+    pub(super) shard: Shard,
+    pub(super) arena: Arena,
+    pub(super) inputs: Inputs,
+    pub(super) effects: Effects,
+    pub(super) reads: BTreeMap<ReadSeq, PendingRead>,
+    watches: BTreeMap<GroupId, Watch>,
+    turn_scheduled: bool,
+    streams: StreamId,
+    conns: u64,
+}
+
+impl Live {
+    /// The next stream's name.
+    pub(super) fn next_stream(&mut self) -> StreamId {
+        self.streams = self.streams.next();
+        self.streams
+    }
+
+    /// The next client connection's name.
+    pub(super) fn next_conn(&mut self) -> ConnId {
+        self.conns += 1;
+        ConnId::new(self.conns)
+    }
+}
+
+/// One shard's place on a node.
+pub(super) struct Core {
+    pub(super) identity: Identity,
+    pub(super) disk: Disk,
+    pub(super) mirror: Mirror,
+    live: Option<Live>,
+}
+
+/// One node.
+pub(super) struct Node {
+    place: usize,
+    /// Counts the runs of its process.
+    pub(super) boot: u64,
+    up: bool,
+    /// It stands still: what arrives waits.
+    pub(super) paused: bool,
+    /// Recovery refused its log, as it must: it stays down.
+    pub(super) refused: bool,
+    /// Its stored bytes were changed, so that recovery may refuse.
+    rotten: bool,
+    /// A device of it answered with an error in this run: it must stop.
+    pub(super) device_failed: bool,
+    pub(super) stalled_until: Moment,
+    clock_offset_nanos: u64,
+    clock_ppm: u64,
+    pub(super) cores: Vec<Core>,
+}
+
+impl Node {
+    /// A freshly formatted node at `place`, not started yet.
+    pub(super) fn new(place: usize, plan: &Plan, prng: &mut Prng) -> Self {
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&prng.next_u64().to_le_bytes());
+        let core = |shard: u16| Core {
+            identity: Identity {
+                cluster: CLUSTER,
+                node: NodeUuid::new(uuid),
+                shard: ShardId::new(shard),
+            },
+            disk: Disk::new(plan.geometry),
+            mirror: Mirror::default(),
+            live: None,
+        };
+        Self {
+            place,
+            boot: 0,
+            up: false,
+            paused: false,
+            refused: false,
+            rotten: false,
+            device_failed: false,
+            stalled_until: Moment::ZERO,
+            clock_offset_nanos: prng.below(1 << 40),
+            clock_ppm: prng.below(plan.clock_drift_ppm + 1),
+            cores: (0..plan.shards).map(core).collect(),
+        }
+    }
+
+    /// Whether its process runs, paused or not.
+    pub(super) fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// Whether its process would answer a connection now.
+    pub(super) fn answers(&self) -> bool {
+        self.up && !self.paused
+    }
+
+    /// The present run of one of its shards.
+    pub(super) fn at(&self, shard: usize) -> At {
+        At { node: self.place, shard, boot: self.boot }
+    }
+
+    /// One of its shards, if the process runs.
+    pub(super) fn live(&mut self, shard: usize) -> Option<&mut Live> {
+        self.cores[shard].live.as_mut()
+    }
+
+    /// What its clock shows at `now`: another origin and another rate than the world's.
+    fn clock(&self, now: Moment) -> Moment {
+        let nanos = u128::from(now.as_nanos());
+        let drifted = nanos + nanos * u128::from(self.clock_ppm) / 1_000_000;
+        let shown = drifted + u128::from(self.clock_offset_nanos);
+        Moment::from_nanos(u64::try_from(shown).expect("a run is short"))
+    }
+}
+
+impl World {
+    /// The present run of a shard, if it is the one meant.
+    pub(super) fn core(&mut self, at: At) -> Option<&mut Core> {
+        let node = &mut self.nodes[at.node];
+        (node.up && node.boot == at.boot).then(|| &mut node.cores[at.shard])
+    }
+
+    /// The same as its living part.
+    pub(super) fn live_at(&mut self, at: At) -> Option<&mut Live> {
+        self.core(at)?.live.as_mut()
+    }
+
+    /// Gives a shard an input, if it still runs, and lets it take a turn soon.
+    pub(super) fn give(&mut self, at: At, input: Input) {
+        let Some(live) = self.live_at(at) else { return };
+        live.inputs.push(input);
+        self.turn_soon(at);
+    }
+
+    /// Lets a shard take a turn, if it has inputs and nobody is going to yet.
+    pub(super) fn turn_soon(&mut self, at: At) {
+        let paused = self.nodes[at.node].paused;
+        let Some(live) = self.live_at(at) else { return };
+        if paused || live.inputs.queue.is_empty() || live.turn_scheduled {
+            return;
+        }
+        live.turn_scheduled = true;
+        let delay = self.plan.turn.draw(&mut self.prng.turn);
+        self.queue.after(delay, Event::Turn(at));
+    }
+
+    /// Time has passed.
+    pub(super) fn on_tick(&mut self, at: At) {
+        if self.core(at).is_some() {
+            self.queue.after(TICK, Event::Tick(at));
+            if !self.nodes[at.node].paused {
+                self.give(at, Input::Tick);
+            }
+        }
+    }
+
+    /// A shard takes a turn: the oracles look at it before the world acts on it.
+    pub(super) fn on_turn(&mut self, at: At) -> Check {
+        let (now, paused) = (self.queue.now(), self.nodes[at.node].paused);
+        let clock = self.nodes[at.node].clock(now);
+        let Some(live) = self.live_at(at) else { return Ok(()) };
+        live.turn_scheduled = false;
+        if paused {
+            return Ok(());
+        }
+        let inputs = live.inputs.queue.len() as u64;
+        live.shard.turn(clock, &mut live.inputs, &mut live.arena, &mut live.effects);
+        let effects = core::mem::take(&mut live.effects.list);
+        let facts = [at.node as u64, at.shard as u64, inputs, effects.len() as u64];
+        self.note("turn", &facts);
+        self.inspect(at)?;
+        for effect in effects {
+            self.act(at, effect)?;
+        }
+        self.turn_soon(at);
+        Ok(())
+    }
+
+    /// Holds every group of a shard against the truth.
+    fn inspect(&mut self, at: At) -> Check {
+        let Some(mut live) = self.core(at).and_then(|core| core.live.take()) else {
+            return Ok(());
+        };
+        let mirrors: Vec<&Mirror> =
+            self.nodes.iter().map(|node| &node.cores[at.shard].mirror).collect();
+        let mut result = Ok(());
+        for id in live.shard.groups() {
+            let group = live.shard.group(id).expect("just listed");
+            let view = ReplicaView {
+                node: node_id(at.node),
+                group: id,
+                term: group.term(),
+                leads: group.role() == RoleName::Leader,
+                commit: group.commit(),
+                base: group.base().index,
+                term_at: &|index| group.term_at(index),
+            };
+            let watch = live.watches.entry(view.group).or_default();
+            result = self.checker.inspect(&view, watch, &mirrors);
+            if result.is_err() {
+                break;
+            }
+        }
+        self.nodes[at.node].cores[at.shard].live = Some(live);
+        result
+    }
+
+    /// The commit index of a node's replica of a group, if the node runs.
+    pub(super) fn commit_of(&mut self, node: usize, group: GroupId) -> Option<LogIndex> {
+        let shard = self.shard_of(group);
+        let live = self.nodes[node].live(shard)?;
+        live.shard.group(group).map(raft::Group::commit)
+    }
+
+    /// Starts a node: recovers every shard's log and boots the shards.
+    pub(super) fn boot(&mut self, node: usize) -> Check {
+        let mut recovered = Vec::new();
+        for shard in 0..self.nodes[node].cores.len() {
+            match self.recover(node, shard)? {
+                Some(found) => recovered.push(found),
+                None => return Ok(()),
+            }
+        }
+        let one = &mut self.nodes[node];
+        one.boot += 1;
+        one.up = true;
+        self.summary.recoveries += u64::from(one.boot > 1);
+        let boot = one.boot;
+        self.note("boot", &[node as u64, boot]);
+        for (shard, found) in recovered.into_iter().enumerate() {
+            let live = self.boot_shard(node, shard, *found);
+            self.nodes[node].cores[shard].live = Some(live);
+            let at = At { node, shard, boot };
+            self.give(at, Input::Tick);
+            self.queue.after(TICK, Event::Tick(at));
+        }
+        Ok(())
+    }
+
+    fn boot_shard(&mut self, node: usize, shard: usize, recovered: Recovered) -> Live {
+        let seed = self.prng.shard.next_u64();
+        let clock = self.nodes[node].clock(self.queue.now());
+        let config = self.shard_config(node, shard, seed);
+        Live {
+            shard: Shard::boot(config, recovered, clock),
+            arena: Arena::new(self.plan.arena_extents, self.plan.arena_extent_bytes),
+            inputs: Inputs::default(),
+            effects: Effects::default(),
+            reads: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            turn_scheduled: false,
+            streams: StreamId::default(),
+            conns: 0,
+        }
+    }
+
+    fn shard_config(&self, node: usize, shard: usize, seed: u64) -> ShardConfig {
+        let identity = self.nodes[node].cores[shard].identity;
+        let address = |at| NodeAddress {
+            node: node_id(at),
+            host: format!("node-{at}"),
+            client_port_base: 7000,
+        };
+        let plan = &self.plan;
+        ShardConfig {
+            cluster: identity.cluster,
+            node: node_id(node),
+            uuid: identity.node,
+            boot: BootCounter::new(self.nodes[node].boot),
+            shard: identity.shard,
+            shard_count: plan.shards,
+            nodes: (0..self.nodes.len()).map(address).collect(),
+            group_count: plan.groups,
+            geometry: plan.geometry,
+            timing: Timing::default(),
+            block_target_bytes: plan.geometry.block_bytes_max as usize / 2,
+            uncommitted_bytes_max: plan.uncommitted_bytes_max,
+            connection_bytes_max: CONN_BUDGET_BYTES,
+            device_writes_max: plan.geometry.writes_in_flight_max,
+            direct_frame_bytes_min: plan.direct_frame_bytes_min,
+            peer_credit_bytes: plan.credit_bytes,
+            retention: RetentionLimits {
+                bytes_per_group: plan.retention_bytes.unwrap_or(0),
+                records_per_group: 0,
+            },
+            segments_ahead: plan.segments_ahead,
+            facts: WorldFacts::default(),
+            seed,
+        }
+    }
+
+    /// Recovers one shard's log. `None`: it is refused, as it must be.
+    fn recover(&mut self, node: usize, shard: usize) -> Result<Option<Box<Recovered>>, Failure> {
+        let one = &mut self.nodes[node];
+        let rotten = one.rotten;
+        let core = &mut one.cores[shard];
+        let verdict = read_log(core, self.plan.geometry, &mut self.prng.disk);
+        let recovered = match verdict {
+            Ok(recovered) => recovered,
+            Err(error) if rotten => {
+                one.refused = true;
+                self.trace.say(self.queue.now(), format_args!("node {node} refused: {error}"));
+                self.note("refused", &[node as u64, shard as u64]);
+                return Ok(None);
+            }
+            Err(error) => fail!(Recovery, "{:?} shard {shard}: {error}", node_id(node)),
+        };
+        if let Some(cut) = &recovered.cut {
+            self.summary.cuts += 1;
+            let line = format_args!("node {node} shard {shard} cut at {}", cut.lsn);
+            self.trace.say(self.queue.now(), line);
+        }
+        for group in &recovered.groups {
+            let spans: Vec<Span> = group.spans.iter().map(|(span, _, _)| *span).collect();
+            core.mirror.recovered(&Found {
+                group: group.group,
+                base: group.base,
+                state: group.hard_state,
+                runs: group.runs.iter().map(|run| (run.first, run.term)).collect(),
+                spans: &spans,
+                last: group.last.index,
+            })?;
+        }
+        self.note("recover", &[node as u64, shard as u64, recovered.end.get()]);
+        Ok(Some(recovered))
+    }
+
+    /// A node's process dies, and with its power what its devices had in flight.
+    pub(super) fn crash(&mut self, node: usize, power_loss: bool) {
+        let one = &mut self.nodes[node];
+        one.up = false;
+        one.paused = false;
+        one.device_failed = false;
+        for core in &mut one.cores {
+            core.live = None;
+            core.mirror.crashed();
+            let wreck = core.disk.crash(power_loss, &mut self.prng.disk);
+            for _ in 0..wreck.torn {
+                self.tally.count(Fault::TornWrite);
+            }
+        }
+        self.note("crash", &[node as u64, u64::from(power_loss)]);
+        for link in self.net.links_of(node) {
+            self.reset(link);
+        }
+        self.cut_conns_of(node);
+    }
+
+    /// Changes a stored bit of a node, if no other node was changed.
+    pub(super) fn rot(&mut self, node: usize) {
+        if self.nodes.iter().enumerate().any(|(at, other)| at != node && other.rotten) {
+            return;
+        }
+        let one = &mut self.nodes[node];
+        let shard = self.prng.disk.below(one.cores.len() as u64);
+        let core = &mut one.cores[usize::try_from(shard).expect("few")];
+        if core.disk.rot(&mut self.prng.disk) {
+            one.rotten = true;
+            self.tally.count(Fault::Rot);
+            self.note("rot", &[node as u64]);
+        }
+    }
+}
+
+/// Drives the real recovery over a simulated device.
+fn read_log(
+    core: &mut Core,
+    geometry: crate::wal::Geometry,
+    prng: &mut Prng,
+) -> Result<Box<Recovered>, RecoverError> {
+    let files: Vec<SegmentFile> = core
+        .disk
+        .files()
+        .into_iter()
+        .map(|(segment, bytes)| SegmentFile { segment, bytes })
+        .collect();
+    let may = if core.mirror.is_in_use() { WalMay::NotBeEmpty } else { WalMay::BeEmpty };
+    let mut recovery = Recovery::new(core.identity, geometry, may, &files)?;
+    loop {
+        match recovery.next() {
+            Step::Read(wish) => {
+                let mut bytes = vec![0; wish.bytes as usize];
+                let found = core.disk.read(wish.segment, wish.offset, &mut bytes, prng);
+                assert!(found, "{wish:?} lies outside of every file");
+                recovery.feed(Ok(&bytes));
+            }
+            Step::Done(recovered) => return Ok(recovered),
+            Step::Refused(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Swarm testing: each seed first draws which world it will live in.
+//!
+//! A world in which everything goes wrong all the time hides the bugs that need a quiet moment, so
+//! each seed draws which kinds of fault exist at all, how often they come, and how large cluster,
+//! segments, blocks and load are (rules 4.2). Apart so that a plan can be printed, compared and,
+//! later, cut down. Does not: make anything happen.
+
+use core::time::Duration;
+
+use crate::base::Prng;
+use crate::wal::Geometry;
+
+/// A range of durations, drawn from evenly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Between {
+    /// The shortest.
+    pub low: Duration,
+    /// Longer than the longest.
+    pub high: Duration,
+}
+
+impl Between {
+    const fn micros(low: u64, high: u64) -> Self {
+        Self { low: Duration::from_micros(low), high: Duration::from_micros(high) }
+    }
+
+    const fn millis(low: u64, high: u64) -> Self {
+        Self::micros(low * 1000, high * 1000)
+    }
+
+    /// One of them.
+    pub(super) fn draw(self, prng: &mut Prng) -> Duration {
+        let nanos = |d: Duration| u64::try_from(d.as_nanos()).expect("plans are short");
+        Duration::from_nanos(prng.between(nanos(self.low), nanos(self.high)))
+    }
+}
+
+/// A kind of fault that comes again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recurring {
+    /// Time from the end of one to the start of the next.
+    pub every: Between,
+    /// How long one lasts.
+    pub lasts: Between,
+}
+
+/// How the devices behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskPlan {
+    /// From submission of a write to its completion.
+    pub write: Between,
+    /// From submission of a read to its completion.
+    pub read: Between,
+    /// How long it takes to make or recycle a segment file.
+    pub prepare: Between,
+    /// Of a million writes, so many fail with EIO.
+    pub write_error_ppm: u64,
+    /// Of a million reads, so many fail with EIO.
+    pub read_error_ppm: u64,
+    /// Of a million segment preparations, so many find no room.
+    pub no_space_ppm: u64,
+}
+
+/// How the network behaves when it is not cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetPlan {
+    /// One way, one chunk.
+    pub delay: Between,
+    /// From a reset to the next attempt to connect.
+    pub reconnect: Between,
+    /// Of a million frames, so many reset their stream.
+    pub reset_ppm: u64,
+    /// Of a million frames, so many arrive with a changed byte.
+    pub corrupt_ppm: u64,
+    /// Of a million client frames, so many reset their connection.
+    pub client_reset_ppm: u64,
+    /// Byte streams arrive in pieces of at most so many bytes.
+    pub chunk_bytes_max: u64,
+}
+
+/// The large faults. `None`: it does not exist in this world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChaosPlan {
+    /// How long faults are made.
+    pub lasts: Duration,
+    /// One node dies; `lasts` is how long it stays down.
+    pub crash: Option<Recurring>,
+    /// Of a hundred crashes, so many are power losses and not mere kills.
+    pub power_loss_percent: u64,
+    /// Of a hundred crashes, so many hit all nodes at once.
+    pub blackout_percent: u64,
+    /// One node, or one directed link, cannot be reached.
+    pub cut: Option<Recurring>,
+    /// Of a hundred cuts, so many are of one direction only.
+    pub one_way_percent: u64,
+    /// One node stands still.
+    pub pause: Option<Recurring>,
+    /// One device does nothing.
+    pub stall: Option<Recurring>,
+    /// Stored bytes of a minority change while a node is down.
+    pub rot: bool,
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadPlan {
+    /// How many clients there are.
+    pub clients: u32,
+    /// Requests one client has under way at once.
+    pub in_flight: u32,
+    /// From a reply to the next request.
+    pub think: Between,
+    /// Of a hundred requests, so many are reads.
+    pub read_percent: u64,
+    /// Records of one append request at most.
+    pub records_max: u64,
+    /// Bytes of one record at most.
+    pub record_bytes_max: u64,
+    /// How long a client waits for a reply before it calls the outcome unknown.
+    pub patience: Duration,
+}
+
+/// One seed's world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// Nodes, all of them voters of every group.
+    pub nodes: u16,
+    /// Shards of each node.
+    pub shards: u16,
+    /// Groups, numbered from 1.
+    pub groups: u64,
+    /// Sizes of segments and blocks.
+    pub geometry: Geometry,
+    /// Extents of each shard's arena.
+    pub arena_extents: usize,
+    /// Bytes of one extent.
+    pub arena_extent_bytes: usize,
+    /// Unacknowledged bulk bytes each shard allows each peer.
+    pub credit_bytes: u64,
+    /// Bytes of appends each shard takes in before it is busy.
+    pub uncommitted_bytes_max: usize,
+    /// Bulk frames of this size and more are written from where they were received.
+    pub direct_frame_bytes_min: usize,
+    /// Segments that are made ahead of the one being written.
+    pub segments_ahead: u64,
+    /// Bytes a group keeps, if it does not keep everything.
+    pub retention_bytes: Option<u64>,
+    /// Clocks run fast or slow by at most this many parts in a million.
+    pub clock_drift_ppm: u64,
+    /// From the first input to the turn that takes it.
+    pub turn: Between,
+    /// The devices.
+    pub disk: DiskPlan,
+    /// The network.
+    pub net: NetPlan,
+    /// The large faults.
+    pub chaos: ChaosPlan,
+    /// The clients.
+    pub load: LoadPlan,
+    /// The prime mover of everything drawn while the world runs.
+    pub(super) root: u64,
+}
+
+impl Plan {
+    /// Draws the world of `seed`.
+    pub fn draw(seed: u64) -> Self {
+        let mut prng = Prng::new(seed);
+        // Three nodes are what people run; one and five have corners of their own.
+        let nodes = *pick(&mut prng, &[1, 3, 3, 3, 3, 3, 3, 5]);
+        let geometry = draw_geometry(&mut prng);
+        let disk = draw_disk(&mut prng);
+        let net = draw_net(&mut prng);
+        let chaos = draw_chaos(&mut prng, nodes);
+        let load = draw_load(&mut prng, &geometry);
+        Self {
+            seed,
+            nodes,
+            shards: *pick(&mut prng, &[1, 1, 2]),
+            groups: *pick(&mut prng, &[1, 1, 2, 3, 5, 8, 13]),
+            geometry,
+            arena_extents: *pick(&mut prng, &[24, 32, 64]),
+            arena_extent_bytes: 256 << 10,
+            credit_bytes: *pick(&mut prng, &[256 << 10, 1 << 20, 4 << 20]),
+            uncommitted_bytes_max: *pick(&mut prng, &[16 << 10, 256 << 10, 4 << 20]),
+            direct_frame_bytes_min: *pick(&mut prng, &[4 << 10, 16 << 10, 1 << 20]),
+            segments_ahead: *pick(&mut prng, &[1, 1, 2, 3]),
+            retention_bytes: draw_retention(&mut prng, &geometry),
+            clock_drift_ppm: *pick(&mut prng, &[0, 0, 1000, 50_000]),
+            turn: *pick(&mut prng, &[Between::micros(1, 20), Between::micros(1, 2000)]),
+            disk,
+            net,
+            chaos,
+            load,
+            root: prng.next_u64(),
+        }
+    }
+}
+
+fn pick<'a, T>(prng: &mut Prng, choices: &'a [T]) -> &'a T {
+    let choice = prng.below(choices.len() as u64);
+    &choices[usize::try_from(choice).expect("an index of a slice")]
+}
+
+fn draw_geometry(prng: &mut Prng) -> Geometry {
+    let block_bytes_max: u32 = *pick(prng, &[16 << 10, 32 << 10, 64 << 10]);
+    let writes_in_flight_max = *pick(prng, &[1, 2, 4, 8]);
+    let segment_bytes = *pick(prng, &[256 << 10, 512 << 10, 1 << 20]);
+    let in_flight = u64::from(block_bytes_max) * u64::from(writes_in_flight_max);
+    let geometry = Geometry {
+        segment_bytes,
+        block_bytes_max,
+        in_flight_bytes_max: in_flight.min(segment_bytes / 2),
+        writes_in_flight_max,
+    };
+    geometry.check();
+    geometry
+}
+
+fn draw_retention(prng: &mut Prng, geometry: &Geometry) -> Option<u64> {
+    let segment = geometry.segment_bytes;
+    *pick(prng, &[None, Some(segment / 4), Some(segment), Some(4 * segment)])
+}
+
+fn draw_disk(prng: &mut Prng) -> DiskPlan {
+    let failing = prng.chance(1, 8);
+    DiskPlan {
+        write: *pick(
+            prng,
+            &[Between::micros(50, 200), Between::micros(50, 5000), Between::millis(1, 60)],
+        ),
+        read: *pick(prng, &[Between::micros(50, 300), Between::micros(50, 20_000)]),
+        prepare: *pick(prng, &[Between::micros(100, 1000), Between::millis(1, 200)]),
+        write_error_ppm: if failing { 300 } else { 0 },
+        read_error_ppm: if failing { 2000 } else { 0 },
+        no_space_ppm: if prng.chance(1, 8) { 200_000 } else { 0 },
+    }
+}
+
+fn draw_net(prng: &mut Prng) -> NetPlan {
+    NetPlan {
+        delay: *pick(
+            prng,
+            &[
+                Between::micros(5, 50),
+                Between::micros(50, 1000),
+                Between::micros(50, 20_000),
+                Between::millis(1, 80),
+            ],
+        ),
+        reconnect: Between::millis(5, 200),
+        reset_ppm: *pick(prng, &[0, 0, 500, 5000]),
+        corrupt_ppm: *pick(prng, &[0, 0, 0, 1000]),
+        client_reset_ppm: *pick(prng, &[0, 0, 1000, 10_000]),
+        chunk_bytes_max: *pick(prng, &[64, 1500, 64 << 10]),
+    }
+}
+
+fn draw_chaos(prng: &mut Prng, nodes: u16) -> ChaosPlan {
+    let mut maybe = |chance: u64, choices: &[Recurring]| {
+        let exists = prng.chance(chance, 100);
+        let choice = *pick(prng, choices);
+        exists.then_some(choice)
+    };
+    let often = |every: Between, lasts: Between| Recurring { every, lasts };
+    let crash = maybe(
+        75,
+        &[
+            often(Between::millis(20, 400), Between::millis(5, 100)),
+            often(Between::millis(200, 2000), Between::millis(10, 600)),
+            often(Between::millis(500, 3000), Between::millis(300, 2500)),
+        ],
+    );
+    let cut = maybe(
+        if nodes > 1 { 50 } else { 0 },
+        &[
+            often(Between::millis(20, 600), Between::millis(5, 500)),
+            often(Between::millis(300, 2000), Between::millis(300, 2000)),
+        ],
+    );
+    let pause = maybe(30, &[often(Between::millis(100, 2000), Between::millis(5, 900))]);
+    let stall = maybe(25, &[often(Between::millis(200, 2000), Between::millis(20, 1500))]);
+    ChaosPlan {
+        lasts: Duration::from_millis(prng.between(1500, 5000)),
+        crash,
+        power_loss_percent: *pick(prng, &[50, 100]),
+        blackout_percent: *pick(prng, &[0, 10, 50]),
+        cut,
+        one_way_percent: *pick(prng, &[0, 50, 100]),
+        pause,
+        stall,
+        rot: nodes > 1 && prng.chance(1, 10),
+    }
+}
+
+fn draw_load(prng: &mut Prng, geometry: &Geometry) -> LoadPlan {
+    let record_bytes_max = *pick(prng, &[64, 400, 2000, u64::from(geometry.block_bytes_max) / 4]);
+    LoadPlan {
+        clients: *pick(prng, &[1, 2, 4, 8]),
+        in_flight: *pick(prng, &[1, 4, 16]),
+        think: *pick(
+            prng,
+            &[Between::micros(10, 1000), Between::millis(1, 20), Between::millis(5, 100)],
+        ),
+        read_percent: *pick(prng, &[5, 20, 60]),
+        records_max: *pick(prng, &[1, 4, 16]),
+        record_bytes_max,
+        patience: Duration::from_millis(*pick(prng, &[200, 1000, 3000])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_draws_the_same_world_and_seeds_differ() {
+        assert_eq!(Plan::draw(7), Plan::draw(7));
+        assert_ne!(Plan::draw(7), Plan::draw(8));
+    }
+
+    #[test]
+    fn a_few_hundred_seeds_reach_every_kind_of_world() {
+        let plans: Vec<Plan> = (0..300).map(Plan::draw).collect();
+        for nodes in [1, 3, 5] {
+            assert!(plans.iter().any(|plan| plan.nodes == nodes), "{nodes} nodes");
+        }
+        assert!(plans.iter().any(|plan| plan.chaos.crash.is_none()));
+        assert!(plans.iter().any(|plan| plan.chaos.rot && plan.chaos.cut.is_some()));
+        assert!(plans.iter().any(|plan| plan.retention_bytes.is_some() && plan.shards == 2));
+    }
+}

@@ -1,0 +1,78 @@
+//! The records that simulated clients append: each unique, each able to prove itself.
+//!
+//! Apart because the clients make them and the oracles recognise them, wherever they turn up.
+//!
+//! ```text
+//! 0   8  id
+//! 8   4  CRC32C of id and filling
+//! 12     filling, drawn from the id
+//! ```
+
+use core::fmt;
+
+use crate::base::layout::{get_u32, get_u64};
+use crate::base::{Checksum, Prng};
+
+/// Bytes of a record without filling.
+pub(super) const RECORD_BYTES_MIN: usize = 12;
+/// Records of one request at most: what the id has room for.
+pub(super) const RECORDS_PER_REQUEST_MAX: u64 = 256;
+
+/// Names one record of one request of one client for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RecordId(u64);
+
+impl RecordId {
+    /// Record number `at` of `request` of `client`.
+    pub(super) fn new(client: u32, request: u64, at: u64) -> Self {
+        assert!(at < RECORDS_PER_REQUEST_MAX && request < 1 << 32, "{request} {at}");
+        Self(u64::from(client) << 40 | request << 8 | at)
+    }
+
+    /// The record itself, `bytes` long.
+    pub(super) fn payload(self, bytes: usize) -> Vec<u8> {
+        let mut prng = Prng::new(self.0);
+        let mut record = vec![0; bytes.max(RECORD_BYTES_MIN)];
+        record[..8].copy_from_slice(&self.0.to_le_bytes());
+        for chunk in record[RECORD_BYTES_MIN..].chunks_mut(8) {
+            let filling = prng.next_u64().to_le_bytes();
+            chunk.copy_from_slice(&filling[..chunk.len()]);
+        }
+        let crc = Checksum::of(&record[..8]).then(&record[RECORD_BYTES_MIN..]);
+        record[8..RECORD_BYTES_MIN].copy_from_slice(&crc.as_u32().to_le_bytes());
+        record
+    }
+
+    /// Which record this is, if it is one and whole.
+    pub(super) fn of(record: &[u8]) -> Option<Self> {
+        if record.len() < RECORD_BYTES_MIN {
+            return None;
+        }
+        let crc = Checksum::of(&record[..8]).then(&record[RECORD_BYTES_MIN..]);
+        (crc.as_u32() == get_u32(record, 8)).then(|| Self(get_u64(record, 0)))
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "client {} request {}.{}", self.0 >> 40, self.0 >> 8 & 0xffff_ffff, self.0 & 0xff)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_proves_itself() {
+        let id = RecordId::new(3, 70_000, 2);
+        for bytes in [0, 12, 13, 200] {
+            let mut record = id.payload(bytes);
+            assert_eq!(record.len(), bytes.max(RECORD_BYTES_MIN));
+            assert_eq!(RecordId::of(&record), Some(id));
+            *record.last_mut().unwrap() ^= 1;
+            assert_eq!(RecordId::of(&record), None);
+        }
+        assert_eq!(format!("{id:?}"), "client 3 request 70000.2");
+    }
+}

@@ -1,0 +1,213 @@
+//! The hidden subcommand: one node of the embedded cluster, in a process of its own.
+//!
+//! The same `runtime` that `catamaran serve` starts, from the same kind of configuration file. What
+//! differs is how it ends: with its standard input. A byte there means that the parent wants it
+//! to stop; the end of input without one means that the parent is gone, and then the node's files
+//! go too, for nobody else knows of them.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::thread;
+
+use catamaran::base::Prng;
+use catamaran::config::{Config, Profile};
+use catamaran::model::ClusterId;
+use catamaran::runtime::{self, NodeAddress, NodeConfig, Timing};
+use clap::Parser;
+use serde::Serialize;
+
+use crate::args::Embedded;
+use crate::failure::{Exit, Failure};
+
+/// What stands before the child's own arguments.
+pub(crate) const SUBCOMMAND: &str = "node";
+/// What the parent writes to stop a child.
+pub(crate) const STOP: &[u8] = b"q";
+
+/// What the parent passes on.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen node", about = "One node of the embedded cluster. Not for people.")]
+pub(crate) struct NodeArgs {
+    #[arg(long)]
+    config: PathBuf,
+    #[arg(long)]
+    profile: Option<String>,
+    #[arg(long)]
+    segments_ahead: u32,
+}
+
+/// The configuration file of one node.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NodeFile {
+    cluster_id: String,
+    pub(crate) node_id: u16,
+    pub(crate) data_dir: PathBuf,
+    bind: &'static str,
+    allow_buffered: bool,
+    shards: u16,
+    groups: u32,
+    /// Several nodes share the cores: pinned, the first shards of all would sit on the same one.
+    pin_cores: bool,
+    nodes: Vec<NodeEntry>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct NodeEntry {
+    id: u16,
+    host: &'static str,
+    client_port: u16,
+    peer_port: u16,
+}
+
+impl NodeFile {
+    /// The file's text.
+    pub(crate) fn to_toml(&self) -> String {
+        toml::to_string(self).expect("plain values in tables are TOML")
+    }
+
+    /// Where clients find it.
+    pub(crate) fn own_address(&self) -> String {
+        let own = self.nodes.iter().find(|node| node.id == self.node_id);
+        let own = own.expect("`files` lists every node in every file");
+        format!("{}:{}", own.host, own.client_port)
+    }
+}
+
+/// The files of all nodes; `ports` are the first client and peer port of each.
+pub(crate) fn files(
+    embedded: &Embedded,
+    ports: &[(u16, u16)],
+    directory: &Path,
+    run: u64,
+) -> Vec<NodeFile> {
+    let mut chance = Prng::new(run);
+    let mut cluster_id = [0; 16];
+    cluster_id[..8].copy_from_slice(&chance.next_u64().to_le_bytes());
+    cluster_id[8..].copy_from_slice(&chance.next_u64().to_le_bytes());
+    let nodes: Vec<NodeEntry> = (1..)
+        .zip(ports)
+        .map(|(id, (client_port, peer_port))| NodeEntry {
+            id,
+            host: "127.0.0.1",
+            client_port: *client_port,
+            peer_port: *peer_port,
+        })
+        .collect();
+    let file = |node: &NodeEntry| NodeFile {
+        cluster_id: ClusterId::new(cluster_id).to_string(),
+        node_id: node.id,
+        data_dir: directory.join(format!("node-{}", node.id)),
+        bind: "127.0.0.1",
+        allow_buffered: embedded.allow_buffered,
+        shards: embedded.shards,
+        groups: embedded.groups,
+        pin_cores: false,
+        nodes: nodes.clone(),
+    };
+    nodes.iter().map(file).collect()
+}
+
+/// Runs the node until its parent wants it to stop.
+///
+/// # Errors
+/// It cannot start, or the device failed.
+pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
+    let bad = |problems: catamaran::config::Problems| {
+        let line = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Failure::new(Exit::BadArguments, line)
+    };
+    let profile = args.profile.as_deref().map(Profile::find).transpose().map_err(bad)?;
+    let config = Config::load(&args.config, profile).map_err(bad)?;
+    let config = NodeConfig { segments_ahead: args.segments_ahead, ..node_config(&config) };
+    runtime::format(&config).map_err(|error| {
+        Failure::new(Exit::from_child(error.exit_code().code()), error.to_string())
+    })?;
+    let data_dir = config.data_dir.clone();
+    thread::spawn(move || follow_parent(&data_dir));
+    Err(Failure::new(Exit::Environment, "no runtime"))
+}
+
+/// Waits for the parent's word or its end.
+fn follow_parent(data_dir: &Path) {
+    let mut word = [0; 1];
+    if matches!(std::io::stdin().read(&mut word), Ok(1)) {
+        return;
+    }
+    let _ = std::fs::remove_dir_all(data_dir);
+    if let Some(directory) = data_dir.parent() {
+        // The last child finds nothing else left but the configurations and logs.
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+        let _ = std::fs::remove_dir(directory);
+    }
+    process::exit(i32::from(Exit::Interrupted.code()));
+}
+
+/// What the runtime wants to know, from what the file says.
+fn node_config(config: &Config) -> NodeConfig {
+    let memory = |bytes: u64| usize::try_from(bytes).expect("64 bit: a size fits a usize");
+    let nodes = config.nodes.iter().map(|node| NodeAddress {
+        id: node.id,
+        host: node.host.clone(),
+        client_port_base: node.client_port,
+        peer_port_base: node.peer_port,
+    });
+    NodeConfig {
+        cluster: config.cluster_id,
+        node: config.node_id,
+        nodes: nodes.collect(),
+        data_dir: config.data_dir.clone(),
+        shards: config.shards,
+        groups: u64::from(config.groups),
+        pin_cores: config.pin_cores,
+        allow_buffered: config.allow_buffered,
+        bind: config.bind,
+        arena_bytes_per_shard: memory(config.limits.arena_bytes_per_shard),
+        uncommitted_bytes_per_shard: memory(config.limits.uncommitted_bytes_per_shard),
+        connection_bytes: memory(config.limits.connection_bytes),
+        send_queue_bytes: memory(config.limits.send_queue_bytes),
+        connections_max: config.limits.connections_max as usize,
+        peer_credit_bytes: config.limits.peer_credit_bytes,
+        block_target_bytes: config.wal.block_target_bytes,
+        writes_in_flight: config.wal.writes_in_flight,
+        segments_ahead: config.wal.segments_ahead,
+        retention_bytes_per_group: config.retention.bytes_per_group.unwrap_or(0),
+        retention_records_per_group: config.retention.records_per_group.unwrap_or(0),
+        timing: Timing {
+            heartbeat: config.raft.heartbeat,
+            election_min: config.raft.election_min,
+            election_max: config.raft.election_max,
+            check_quorum: config.raft.check_quorum,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_are_what_the_config_room_accepts() {
+        let embedded = Embedded {
+            nodes: 3,
+            shards: 2,
+            groups: 64,
+            dir: PathBuf::from("."),
+            profile: None,
+            allow_buffered: false,
+        };
+        let ports = [(20_000, 20_100), (20_200, 20_300), (20_400, 20_500)];
+        let files = files(&embedded, &ports, Path::new("/tmp/a \"quoted\" place"), 7);
+        for (id, file) in (1..).zip(&files) {
+            let config = Config::parse("test", &file.to_toml(), None).expect("valid");
+            let node = node_config(&config);
+            assert_eq!((node.node.get(), node.shards, node.groups), (id, 2, 64));
+            assert_eq!(node.own_address().client_port_base, ports[usize::from(id) - 1].0);
+            assert!(!node.pin_cores);
+            node.check().expect("the runtime takes it too");
+        }
+        assert_eq!(files[2].own_address(), "127.0.0.1:20400");
+    }
+}
