@@ -70,7 +70,7 @@ impl ReadBatch {
             let batch = BatchView::decode(rest).map_err(ReadError::Batch)?;
             let span = batch.header.span;
             // The first batch holds `from`; each other begins where the one before ended.
-            let follows = expected.map_or(span.first <= from, |index| span.first == index);
+            let follows = expected.map_or(span.contains(from), |index| span.first == index);
             if batch.header.group != group || !follows {
                 return Err(ReadError::Nonsense);
             }
