@@ -2,7 +2,8 @@
 //! restart with what they had, and refuse what they must.
 #![expect(
     clippy::disallowed_methods,
-    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::wildcard_enum_match_arm,
     reason = "a test waits in real time, and what it did not expect ends it"
 )]
 
@@ -104,7 +105,8 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             for node in self.nodes.iter().flatten() {
                 for event in node.events().try_iter() {
-                    println!("node with boot {}: {event}", node.boot());
+                    // Shown with the failure.
+                    eprintln!("node with boot {}: {event}", node.boot());
                 }
             }
         }

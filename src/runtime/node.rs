@@ -429,6 +429,7 @@ fn shard_config(
             records_per_group: config.retention_records_per_group,
         },
         facts,
+        segments_ahead: u64::from(config.segments_ahead.max(1)),
         seed,
     }
 }
