@@ -19,19 +19,19 @@ use catamaran::wal::{
     blocks_in, claim_frame, frame_area_bytes, plan_retention, trim_point,
 };
 
-pub const SECTOR_BYTES: usize = 512;
+pub(crate) const SECTOR_BYTES: usize = 512;
 
-pub const REPLICA: ReplicaId = ReplicaId::new(1);
+pub(crate) const REPLICA: ReplicaId = ReplicaId::new(1);
 
 /// Small sizes make rolls and recycling constant.
-pub const SMALL: Geometry = Geometry {
+pub(crate) const SMALL: Geometry = Geometry {
     segment_bytes: 64 << 10,
     block_bytes_max: 16 << 10,
     in_flight_bytes_max: 48 << 10,
     writes_in_flight_max: 4,
 };
 
-pub fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     Identity {
         cluster: ClusterId::new([7; 16]),
         node: NodeUuid::new([9; 16]),
@@ -39,22 +39,22 @@ pub fn identity() -> Identity {
     }
 }
 
-pub fn membership() -> Membership {
+pub(crate) fn membership() -> Membership {
     Membership::of_voters(&[NodeId::new(1), NodeId::new(2), NodeId::new(3)])
 }
 
 /// Segment files, and the writes that the device has not finished.
 #[derive(Clone, Default)]
-pub struct Disk {
-    pub files: BTreeMap<SegmentNo, Vec<u8>>,
-    pub in_flight: BTreeMap<WriteSeq, Write>,
+pub(crate) struct Disk {
+    pub(crate) files: BTreeMap<SegmentNo, Vec<u8>>,
+    pub(crate) in_flight: BTreeMap<WriteSeq, Write>,
 }
 
 #[derive(Clone)]
-pub struct Write {
-    pub segment: SegmentNo,
-    pub offset: usize,
-    pub bytes: Vec<u8>,
+pub(crate) struct Write {
+    pub(crate) segment: SegmentNo,
+    pub(crate) offset: usize,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Disk {
@@ -65,7 +65,7 @@ impl Disk {
     }
 
     /// The sectors in flight that would change anything, oldest write first.
-    pub fn sectors(&self) -> Vec<(SegmentNo, usize, Vec<u8>)> {
+    pub(crate) fn sectors(&self) -> Vec<(SegmentNo, usize, Vec<u8>)> {
         let mut sectors = Vec::new();
         for write in self.in_flight.values() {
             let file = &self.files[&write.segment];
@@ -80,7 +80,7 @@ impl Disk {
     }
 
     /// What the media hold after a crash that let those sectors through for which `kept` holds.
-    pub fn crashed(&self, mut kept: impl FnMut(usize) -> bool) -> Self {
+    pub(crate) fn crashed(&self, mut kept: impl FnMut(usize) -> bool) -> Self {
         let mut files = self.files.clone();
         for (i, (segment, at, sector)) in self.sectors().into_iter().enumerate() {
             if kept(i) {
@@ -94,53 +94,53 @@ impl Disk {
 
 /// What one group's log must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelGroup {
-    pub hard_state: HardState,
-    pub base: EntryId,
-    pub batches: Vec<(Span, Rc<[u8]>)>,
+pub(crate) struct ModelGroup {
+    pub(crate) hard_state: HardState,
+    pub(crate) base: EntryId,
+    pub(crate) batches: Vec<(Span, Rc<[u8]>)>,
 }
 
 impl ModelGroup {
-    pub fn last(&self) -> EntryId {
+    pub(crate) fn last(&self) -> EntryId {
         self.batches.last().map_or(self.base, |(span, _)| span.last_entry())
     }
 }
 
-pub type Model = BTreeMap<GroupId, ModelGroup>;
+pub(crate) type Model = BTreeMap<GroupId, ModelGroup>;
 
 /// The state of the model behind a block.
 #[derive(Clone)]
-pub struct Snapshot {
-    pub end: Lsn,
-    pub model: Model,
+pub(crate) struct Snapshot {
+    pub(crate) end: Lsn,
+    pub(crate) model: Model,
 }
 
 /// One node's log from format to format.
-pub struct World {
-    pub geometry: Geometry,
-    pub disk: Disk,
-    pub index: Index,
-    pub planner: Planner,
+pub(crate) struct World {
+    pub(crate) geometry: Geometry,
+    pub(crate) disk: Disk,
+    pub(crate) index: Index,
+    pub(crate) planner: Planner,
     arena: Arena,
-    pub prng: Prng,
-    pub model: Model,
+    pub(crate) prng: Prng,
+    pub(crate) model: Model,
     /// One per block placed since the start, after the state at the start itself.
-    pub history: Vec<Snapshot>,
+    pub(crate) history: Vec<Snapshot>,
     /// Snapshots up to this one are acknowledged.
-    pub acked: usize,
+    pub(crate) acked: usize,
     /// Openings whose last block is not durable: that block's write and what it still needs.
     openings: Vec<(WriteSeq, SegmentNo)>,
     opened_oldest: Option<SegmentNo>,
     spare: BTreeSet<SegmentNo>,
     now: Moment,
     next_record: u64,
-    pub recycled: u64,
-    pub rewritten: u64,
+    pub(crate) recycled: u64,
+    pub(crate) rewritten: u64,
 }
 
 /// One change that goes into a block.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub(crate) enum Change {
     /// `records` records of the hard state's term behind the last entry.
     Append { group: GroupId, records: u32, bytes: usize },
     /// A new term: another leader's batch over everything above the commit index, if any.
@@ -153,7 +153,7 @@ pub enum Change {
     Reset { group: GroupId },
 }
 
-pub fn recover(
+pub(crate) fn recover(
     disk: &Disk,
     geometry: Geometry,
     may: WalMay,
@@ -179,7 +179,7 @@ pub fn recover(
 }
 
 impl World {
-    pub fn new(geometry: Geometry, groups: u64, seed: u64) -> Self {
+    pub(crate) fn new(geometry: Geometry, groups: u64, seed: u64) -> Self {
         let disk = Disk::default();
         let mut recovered =
             recover(&disk, geometry, WalMay::BeEmpty, identity()).expect("nothing to refuse");
@@ -226,7 +226,7 @@ impl World {
     }
 
     /// Crashes, recovers, checks, and goes on. `kept` chooses the sectors that survive.
-    pub fn crash_and_restart(mut self, kept: impl FnMut(usize) -> bool) -> Self {
+    pub(crate) fn crash_and_restart(mut self, kept: impl FnMut(usize) -> bool) -> Self {
         let disk = self.disk.crashed(kept);
         let recovered = recover(&disk, self.geometry, self.may(), identity())
             .unwrap_or_else(|error| panic!("a crash is no corruption: {error}"));
@@ -235,7 +235,7 @@ impl World {
     }
 
     /// Another life of `before` on `disk`, as `recovered` found it.
-    pub fn again(before: &Self, disk: Disk, mut recovered: Recovered, seed: u64) -> Self {
+    pub(crate) fn again(before: &Self, disk: Disk, mut recovered: Recovered, seed: u64) -> Self {
         let model = before.check_recovered(&disk, &recovered).clone();
         if recovered.groups.is_empty() {
             for group in model.keys() {
@@ -250,14 +250,14 @@ impl World {
     }
 
     /// Until the first opening is durable the log may be empty.
-    pub fn may(&self) -> WalMay {
+    pub(crate) fn may(&self) -> WalMay {
         let born = self.history[0].end == Lsn::ZERO && self.acked == 0;
         if born { WalMay::BeEmpty } else { WalMay::NotBeEmpty }
     }
 
     /// What was recovered must be the state behind one of the blocks placed, at or after the last
     /// acknowledged one. Returns that state.
-    pub fn check_recovered(&self, disk: &Disk, recovered: &Recovered) -> &Model {
+    pub(crate) fn check_recovered(&self, disk: &Disk, recovered: &Recovered) -> &Model {
         recovered.index.check();
         let found = self.history.iter().rposition(|snapshot| snapshot.end == recovered.end);
         let found = found.unwrap_or_else(|| panic!("{:?} is no block's end", recovered.end));
@@ -295,7 +295,7 @@ impl World {
     }
 
     /// Finishes a random write.
-    pub fn complete_one(&mut self) {
+    pub(crate) fn complete_one(&mut self) {
         let count = self.disk.in_flight.len() as u64;
         assert!(count > 0, "nothing is in flight");
         let nth = usize::try_from(self.prng.below(count)).expect("small");
@@ -310,7 +310,7 @@ impl World {
         self.planner.check();
     }
 
-    pub fn complete_all(&mut self) {
+    pub(crate) fn complete_all(&mut self) {
         while !self.disk.in_flight.is_empty() {
             self.complete_one();
         }
@@ -392,7 +392,7 @@ impl World {
     }
 
     /// Puts as many of `changes` as fit into one block and places it.
-    pub fn write_block(&mut self, changes: &[Change]) {
+    pub(crate) fn write_block(&mut self, changes: &[Change]) {
         let mut builder = self.builder();
         for change in changes {
             self.change(&mut builder, change);
@@ -433,7 +433,7 @@ impl World {
     }
 
     /// Writes a seal if one is due.
-    pub fn seal(&mut self) {
+    pub(crate) fn seal(&mut self) {
         self.now = self.now.after(catamaran::wal::SEAL_AFTER);
         if self.planner.seal_due(self.now) {
             let builder = self.builder();
@@ -445,7 +445,7 @@ impl World {
         match *change {
             Change::Append { group, records, bytes } => {
                 let body = self.body(records, bytes);
-                self.append(builder, group, BatchKind::Records, records, body);
+                self.append(builder, group, (BatchKind::Records, records), &body);
             }
             Change::Conflict { group } => self.conflict(builder, group),
             Change::HardState { group } => {
@@ -463,7 +463,7 @@ impl World {
                 encode_membership(&membership(), &mut record);
                 let mut body = Vec::new();
                 encode_record(&record, &mut body);
-                self.append(builder, group, BatchKind::Configuration, 1, body);
+                self.append(builder, group, (BatchKind::Configuration, 1), &body);
             }
             Change::Reset { group } => self.reset(builder, group),
         }
@@ -496,9 +496,8 @@ impl World {
         &mut self,
         builder: &mut BlockBuilder,
         group: GroupId,
-        kind: BatchKind,
-        records: u32,
-        body: Vec<u8>,
+        (kind, records): (BatchKind, u32),
+        body: &[u8],
     ) {
         if self.model[&group].hard_state.term == Term::ZERO {
             let state = HardState { term: Term::new(1), ..HardState::default() };
@@ -512,7 +511,7 @@ impl World {
             first: log.last().index.next(),
             count: RecordCount::new(records),
         };
-        let bytes = encode_batch(group, ReplicaId::new(3), span, kind, &body);
+        let bytes = encode_batch(group, ReplicaId::new(3), span, kind, body);
         if bytes.len() > builder.room_bytes() {
             return;
         }
@@ -553,7 +552,7 @@ impl World {
             let from = usize::try_from(from).expect("small");
             self.model.get_mut(&group).expect("a group").batches.truncate(from);
         }
-        self.append(builder, group, BatchKind::Records, 1, body);
+        self.append(builder, group, (BatchKind::Records, 1), &body);
     }
 
     fn reset(&mut self, builder: &mut BlockBuilder, group: GroupId) {
@@ -578,7 +577,7 @@ impl World {
     }
 
     /// A follower's way: a received frame is claimed, and only every other batch of it is new.
-    pub fn write_frame(&mut self, group: GroupId) {
+    pub(crate) fn write_frame(&mut self, group: GroupId) {
         if self.model[&group].hard_state.term == Term::ZERO {
             return;
         }
@@ -622,7 +621,7 @@ impl World {
     }
 
     /// Trims to the limit, and copies forward what keeps an old segment alive.
-    pub fn retain(&mut self, limit: Limit) {
+    pub(crate) fn retain(&mut self, limit: Limit) {
         let groups: Vec<GroupId> = self.model.keys().copied().collect();
         for group in groups {
             let committed = self.model[&group].hard_state.commit;
@@ -657,7 +656,7 @@ impl World {
     }
 
     /// A random turn of everything that can happen.
-    pub fn random_step(&mut self) {
+    pub(crate) fn random_step(&mut self) {
         let groups: Vec<GroupId> = self.model.keys().copied().collect();
         let pick = |prng: &mut Prng| {
             groups[usize::try_from(prng.below(groups.len() as u64)).expect("small")]
@@ -705,7 +704,12 @@ fn random_change(prng: &mut Prng, pick: impl Fn(&mut Prng) -> GroupId) -> Change
 }
 
 /// The batch of `group` that holds `index`, read back as the shard does it.
-pub fn read_batch(disk: &Disk, index: &Index, group: GroupId, at: LogIndex) -> Option<Vec<u8>> {
+pub(crate) fn read_batch(
+    disk: &Disk,
+    index: &Index,
+    group: GroupId,
+    at: LogIndex,
+) -> Option<Vec<u8>> {
     let located = index.locate(group, at)?;
     let term = index.term_at(group, at)?;
     let geometry = SMALL;
@@ -732,7 +736,7 @@ pub fn read_batch(disk: &Disk, index: &Index, group: GroupId, at: LogIndex) -> O
 }
 
 /// Every batch of the model can be read back, byte for byte.
-pub fn check_content(disk: &Disk, index: &Index, model: &Model) {
+pub(crate) fn check_content(disk: &Disk, index: &Index, model: &Model) {
     for (group, log) in model {
         for (span, expected) in &log.batches {
             let found = read_batch(disk, index, *group, span.last());
