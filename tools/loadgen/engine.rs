@@ -30,6 +30,8 @@ use crate::system::{self, Interest, Poll, Ready};
 const TICK: Duration = Duration::from_micros(100);
 /// How long answers may take after the last request.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an open loop may go on sending what was due before its end.
+const PATIENCE_OPEN: Duration = Duration::from_secs(1);
 /// How often links and routes are looked after.
 pub(crate) const WATCH: Duration = Duration::from_millis(20);
 /// Pause of a request that has nowhere to go.
@@ -245,14 +247,18 @@ impl Engine {
     fn is_over(&self, now_ns: u64) -> bool {
         let settled = self.outstanding() == 0;
         let issued = self.shortened.is_some()
-            || now_ns >= self.end_ns
-            || matches!(self.pace, Pace::Closed { left: 0 });
+            || match self.pace {
+                Pace::Open { schedule, issued } => {
+                    issued == schedule.total() || now_ns >= self.end_ns + nanos(PATIENCE_OPEN)
+                }
+                Pace::Closed { left } => left == 0 || now_ns >= self.end_ns,
+            };
         issued && (settled || now_ns >= self.end_ns + nanos(PATIENCE))
     }
 
     /// Sends whatever the pace allows now.
     fn issue(&mut self, now_ns: u64) {
-        if now_ns >= self.end_ns || self.shortened.is_some() {
+        if self.shortened.is_some() {
             return;
         }
         if system::stopped() {
@@ -275,7 +281,7 @@ impl Engine {
             for lane in &mut self.lanes {
                 lane.turn += 1;
             }
-        } else {
+        } else if now_ns < self.end_ns {
             while self.credit > 0 && self.issue_closed(None, now_ns) {
                 for lane in &mut self.lanes {
                     lane.turn += 1;

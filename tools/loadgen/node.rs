@@ -13,12 +13,13 @@ use std::thread;
 use catamaran::base::Prng;
 use catamaran::config::{Config, Profile};
 use catamaran::model::ClusterId;
-use catamaran::runtime::{self, NodeAddress, NodeConfig, Timing};
+use catamaran::runtime::{self, Drainer, Node, NodeAddress, NodeConfig, Timing};
 use clap::Parser;
 use serde::Serialize;
 
 use crate::args::Embedded;
 use crate::failure::{Exit, Failure};
+use crate::progress;
 
 /// What stands before the child's own arguments.
 pub(crate) const SUBCOMMAND: &str = "node";
@@ -120,19 +121,25 @@ pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let profile = args.profile.as_deref().map(Profile::find).transpose().map_err(bad)?;
     let config = Config::load(&args.config, profile).map_err(bad)?;
     let config = NodeConfig { segments_ahead: args.segments_ahead, ..node_config(&config) };
-    runtime::format(&config).map_err(|error| {
-        Failure::new(Exit::from_child(error.exit_code().code()), error.to_string())
-    })?;
+    let code = |code: runtime::ExitCode| Exit::from_child(code.code());
+    runtime::format(&config)
+        .map_err(|error| Failure::new(code(error.exit_code()), error.to_string()))?;
     let data_dir = config.data_dir.clone();
-    thread::spawn(move || follow_parent(&data_dir));
-    Err(Failure::new(Exit::Environment, "no runtime"))
+    let node = Node::start(config)
+        .map_err(|error| Failure::new(code(error.exit_code()), error.to_string()))?;
+    let drainer = node.drainer();
+    thread::spawn(move || follow_parent(&data_dir, &drainer));
+    for event in node.events() {
+        progress::log(&event);
+    }
+    node.join().map_err(|error| Failure::new(code(error.exit_code()), error.to_string()))
 }
 
 /// Waits for the parent's word or its end.
-fn follow_parent(data_dir: &Path) {
+fn follow_parent(data_dir: &Path, drainer: &Drainer) {
     let mut word = [0; 1];
     if matches!(std::io::stdin().read(&mut word), Ok(1)) {
-        return;
+        return drainer.drain();
     }
     let _ = std::fs::remove_dir_all(data_dir);
     if let Some(directory) = data_dir.parent() {

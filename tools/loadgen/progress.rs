@@ -58,6 +58,11 @@ impl Drop for Progress {
     }
 }
 
+/// What a node has to tell; its standard error is the log that its parent looks at.
+pub(crate) fn log(event: &impl std::fmt::Display) {
+    eprintln!("{event}");
+}
+
 /// The last line of a run that came to no good end.
 pub(crate) fn complain(line: &str) {
     eprintln!("error: {line}");
