@@ -19,12 +19,13 @@ fn loadgen(arguments: &[&str]) -> Output {
 /// Runs against an embedded cluster below a directory of its own; returns the JSON result.
 #[track_caller]
 fn run(arguments: &[&str]) -> Value {
-    let directory = tempfile::tempdir_in(".").unwrap();
-    let path = directory.path().to_str().unwrap();
+    let directory = tempfile::tempdir_in(".").expect("the current directory is writable");
+    let path = directory.path().to_str().expect("a plain name");
     let output = loadgen(&[arguments, &["--dir", path, "--json", "-"]].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
-    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().flatten().collect();
+    let left: Vec<_> =
+        std::fs::read_dir(directory.path()).expect("it is still there").flatten().collect();
     assert!(left.is_empty(), "files were left behind: {left:?}");
     serde_json::from_slice(&output.stdout).expect("standard output is one JSON document")
 }
