@@ -36,8 +36,8 @@ pub(super) struct ReplicaView<'a> {
 pub(super) struct Watch {
     term: Term,
     commit: LogIndex,
-    /// The last term it was seen to lead.
-    led: Term,
+    /// The term it led when it was seen last.
+    led: Option<Term>,
     /// It was seen before.
     is_known: bool,
 }
@@ -82,21 +82,24 @@ impl Checker {
             fail!(CommitAgreement, "{node:?} {group:?}: {:?} after {watch:?}", view.commit);
         }
         watch.term = view.term;
-        if view.leads && watch.led != view.term {
-            watch.led = view.term;
+        let leads = view.leads.then_some(view.term);
+        if leads.is_some() && leads != watch.led {
             self.leads(view)?;
         }
+        // A leader may commit and lose its office in one turn.
+        let led = leads.or(watch.led);
+        watch.led = leads;
         let mut at = watch.commit.max(view.base);
         while at < view.commit {
-            at = self.check_commit(view, at.next(), mirrors)?;
+            at = self.check_commit(view, led, at.next(), mirrors)?;
         }
         if at > view.commit {
             fail!(CommitAgreement, "{node:?} {group:?}: commit {:?} within a batch", view.commit);
         }
         // C-01: what a leader counts is of its own term; older entries come along.
-        if view.leads && watch.commit < view.commit {
+        if leads.is_some() && watch.commit < view.commit {
             let term = (view.term_at)(view.commit);
-            if term != Some(view.term) && watch.is_known {
+            if term != leads && watch.is_known {
                 fail!(CommitAgreement, "{node:?} {group:?}: {:?} commits {term:?}", view.term);
             }
         }
@@ -110,6 +113,7 @@ impl Checker {
     fn check_commit(
         &mut self,
         view: &ReplicaView<'_>,
+        led: Option<Term>,
         index: LogIndex,
         mirrors: &[&Mirror],
     ) -> Result<LogIndex, super::Failure> {
@@ -124,10 +128,10 @@ impl Checker {
         let Some(term) = term else {
             fail!(CommitAgreement, "{node:?} {group:?} commits {index:?}, which it has not");
         };
-        if !view.leads {
+        let Some(led) = led else {
             fail!(CommitAgreement, "{node:?} {group:?} commits {index:?} before any leader");
-        }
-        let batch = self.truth(group)?.commit(term, view.term)?;
+        };
+        let batch = self.truth(group)?.commit(term, led)?;
         let span = batch.span;
         let holders = mirrors.iter().filter(|m| m.replica(group).is_some_and(|r| r.holds(span)));
         let holders = holders.count();

@@ -252,7 +252,7 @@ fn draw_net(prng: &mut Prng) -> NetPlan {
         reconnect: Between::millis(5, 200),
         reset_ppm: *pick(prng, &[0, 0, 500, 5000]),
         corrupt_ppm: *pick(prng, &[0, 0, 0, 1000]),
-        client_reset_ppm: *pick(prng, &[0, 0, 1000, 10_000]),
+        client_reset_ppm: *pick(prng, &[0, 0, 300, 3000]),
         chunk_bytes_max: *pick(prng, &[64, 1500, 64 << 10]),
     }
 }
