@@ -11,7 +11,7 @@ use super::slot::{Request, Waiting};
 use crate::base::layout::put_array;
 use crate::base::{Arena, Checksum};
 use crate::model::batch::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES};
-use crate::model::limits::{BATCH_BYTES_MAX, BATCHES_PER_BLOCK_MAX};
+use crate::model::limits::BATCHES_PER_BLOCK_MAX;
 use crate::model::{BatchHeader, BatchKind, LogIndex, RecordCount, Refusal, Span};
 use crate::raft::{LogBatch, RoleName};
 use crate::wal::{
@@ -212,7 +212,8 @@ impl Shard {
         forming: &mut Forming,
     ) -> bool {
         self.refuse_wrong_tails(at);
-        let room = builder.room_bytes().min(BATCH_BYTES_MAX).saturating_sub(BATCH_HEADER_BYTES);
+        let limit = self.config.batch_bytes_max();
+        let room = builder.room_bytes().min(limit).saturating_sub(BATCH_HEADER_BYTES);
         let slot = &mut self.slots[at];
         // First pass: how many, and how large.
         let (mut requests, mut body_bytes, mut records) = (0, 0, 0_u32);
