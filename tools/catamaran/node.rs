@@ -1,0 +1,153 @@
+//! `init` and `serve`: one node.
+
+use core::fmt;
+use std::io;
+use std::path::Path;
+use std::process;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use catamaran::config::{Config, Profile};
+use catamaran::runtime::{self, Drainer, EventKind, Node, NodeAddress, NodeConfig, Timing};
+use serde_json::json;
+
+use crate::args::{InitArguments, ServeArguments};
+use crate::failure::Failure;
+use crate::terminal::{self, Level};
+
+/// Formats the data directory.
+pub(crate) fn init(arguments: &InitArguments) -> Result<(), Failure> {
+    let config = load(&arguments.config, arguments.profile.as_deref())?;
+    let node = runtime::format(&node_config(&config))?;
+    let directory = config.data_dir.display();
+    let result = if arguments.json {
+        json!({
+            "data_dir": directory.to_string(),
+            "cluster_id": node.cluster_id,
+            "node_id": node.node_id,
+            "node_uuid": node.node_uuid,
+            "shards": node.shards,
+        })
+        .to_string()
+    } else {
+        format!(
+            "formatted {directory} for node {} of cluster {} with {} shard(s), node uuid {}",
+            node.node_id, node.cluster_id, node.shards, node.node_uuid
+        )
+    };
+    // The directory is formatted whether or not anybody reads this.
+    let _ = terminal::result(result);
+    Ok(())
+}
+
+/// Runs the node until it is told to stop, or cannot go on.
+pub(crate) fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
+    let mut config = load(&arguments.config, arguments.profile.as_deref())?;
+    config.allow_buffered |= arguments.allow_buffered;
+    // Before any other thread exists, so that all of them leave the signals to this one.
+    let drainer: Arc<OnceLock<Drainer>> = Arc::default();
+    let told = Arc::clone(&drainer);
+    let stop = move |why: &str| {
+        terminal::event(Level::Info, "stopping", &[("why", &why)]);
+        match told.get() {
+            Some(drainer) => drainer.drain(),
+            // Still reading its log: nothing was promised that needs an orderly end.
+            None => process::exit(0),
+        }
+    };
+    let on_signal = stop.clone();
+    let no_thread = |error: io::Error| {
+        Failure::environment(format!("cannot start a thread: {error}: check the limits"))
+    };
+    runtime::on_termination(move || on_signal("signal")).map_err(no_thread)?;
+    if arguments.until_stdin_closes {
+        let wait = move || {
+            // Whatever comes is not for us; an error is an end as well.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            stop("stdin closed");
+        };
+        thread::Builder::new().name("stdin".to_owned()).spawn(wait).map_err(no_thread)?;
+    }
+    announce(&config);
+    let node = Node::start(node_config(&config))?;
+    let facts: [(&str, &dyn fmt::Display); 2] = [("boot", &node.boot()), ("uuid", &node.uuid())];
+    terminal::event(Level::Info, "started", &facts);
+    assert!(drainer.set(node.drainer()).is_ok(), "set here only");
+    for event in node.events() {
+        let level = if event.kind.is_warning() { Level::Warn } else { Level::Info };
+        terminal::log(level, &event.to_string());
+        if matches!(event.kind, EventKind::Halted { .. }) {
+            // The other shards would go on telling; joining ends them.
+            break;
+        }
+    }
+    node.join()?;
+    terminal::event(Level::Info, "stopped", &[]);
+    Ok(())
+}
+
+fn announce(config: &Config) {
+    let own = config.own();
+    let data_dir = config.data_dir.display();
+    let facts: [(&str, &dyn fmt::Display); 8] = [
+        ("version", &env!("CARGO_PKG_VERSION")),
+        ("cluster", &config.cluster_id),
+        ("node", &config.node_id),
+        ("data_dir", &data_dir),
+        ("bind", &config.bind),
+        ("client_port", &own.client_port),
+        ("peer_port", &own.peer_port),
+        ("shards", &config.shards),
+    ];
+    terminal::event(Level::Info, "starting", &facts);
+    if config.allow_buffered {
+        let price: [(&str, &dyn fmt::Display); 1] =
+            [("price", &"acknowledged records may be lost with the machine's memory")];
+        terminal::event(Level::Warn, "buffered_files_allowed", &price);
+    }
+}
+
+/// Reads a configuration file over a profile.
+pub(crate) fn load(path: &Path, profile: Option<&str>) -> Result<Config, Failure> {
+    let profile = profile.map(Profile::find).transpose()?;
+    Ok(Config::load(path, profile)?)
+}
+
+/// What the runtime wants to know, from what the operator wrote.
+pub(crate) fn node_config(config: &Config) -> NodeConfig {
+    let memory = |bytes: u64| usize::try_from(bytes).expect("64 bit: a size fits a usize");
+    let nodes = config.nodes.iter().map(|node| NodeAddress {
+        id: node.id,
+        host: node.host.clone(),
+        client_port_base: node.client_port,
+        peer_port_base: node.peer_port,
+    });
+    NodeConfig {
+        cluster: config.cluster_id,
+        node: config.node_id,
+        nodes: nodes.collect(),
+        data_dir: config.data_dir.clone(),
+        shards: config.shards,
+        groups: u64::from(config.groups),
+        pin_cores: config.pin_cores,
+        allow_buffered: config.allow_buffered,
+        bind: config.bind,
+        arena_bytes_per_shard: memory(config.limits.arena_bytes_per_shard),
+        uncommitted_bytes_per_shard: memory(config.limits.uncommitted_bytes_per_shard),
+        connection_bytes: memory(config.limits.connection_bytes),
+        send_queue_bytes: memory(config.limits.send_queue_bytes),
+        connections_max: config.limits.connections_max as usize,
+        peer_credit_bytes: config.limits.peer_credit_bytes,
+        block_target_bytes: config.wal.block_target_bytes,
+        writes_in_flight: config.wal.writes_in_flight,
+        segments_ahead: config.wal.segments_ahead,
+        retention_bytes_per_group: config.retention.bytes_per_group.unwrap_or(0),
+        retention_records_per_group: config.retention.records_per_group.unwrap_or(0),
+        timing: Timing {
+            heartbeat: config.raft.heartbeat,
+            election_min: config.raft.election_min,
+            election_max: config.raft.election_max,
+            check_quorum: config.raft.check_quorum,
+        },
+    }
+}
