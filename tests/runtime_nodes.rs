@@ -3,6 +3,7 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
+    clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
     reason = "a test waits in real time, and what it did not expect ends it"
 )]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::model::limits::{BLOCK_BYTES_MAX, SHARDS_MAX, VOTERS_MAX};
 use crate::model::{ClusterId, NodeId};
-use crate::raft::Timing;
+use crate::shard::Timing;
 
 /// Where one node of the cluster can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -45,12 +45,13 @@ mod worker;
 mod recover;
 
 mod disk;
+pub mod probe;
 mod ring;
 mod segments;
 
 mod clock;
 
-pub use crate::raft::Timing;
+pub use crate::shard::Timing;
 pub use config::{NodeAddress, NodeConfig};
 pub use datadir::{DataDir, DataDirError, NodeFile, format};
 pub use error::{EnvironmentError, ExitCode, StartError};

@@ -219,6 +219,22 @@ impl Ring {
         }
     }
 
+    /// Hands over what waits and blocks until something has ended: for a thread that has nothing
+    /// else to do.
+    ///
+    /// # Errors
+    /// If the kernel refuses the ring itself.
+    pub(super) fn submit_and_block(&mut self) -> io::Result<()> {
+        self.submit()?;
+        if self.free.len() == OPERATIONS_MAX {
+            return Ok(());
+        }
+        match self.ring.submit_and_wait(1) {
+            Err(error) if !is_transient(&error) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Moves every completion that has arrived to `done`. Costs a memory load when there is none.
     pub(super) fn reap(&mut self, done: &mut Vec<Completion>) {
         loop {

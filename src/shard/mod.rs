@@ -33,6 +33,8 @@ mod status;
 
 mod invariants;
 
+/// Raft's clock, for whoever configures a shard without speaking to `raft`.
+pub use crate::raft::Timing;
 pub use config::{NodeAddress, RetentionLimits, ShardConfig, WorldFacts};
 pub use effects::{Effect, Effects, Frame, Notice, Part};
 pub use input::{Input, Inputs, IoFault, Lane, ReadSeq};
