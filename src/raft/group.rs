@@ -9,9 +9,11 @@ use core::mem::discriminant;
 use super::follower::is_sane;
 use super::log::Log;
 use super::persist::{Durability, Promise};
+use super::progress::Progress;
 use super::role::{Follower, Role};
 use super::{
-    Counters, Effect, Effects, Envelope, LogBatch, Message, Recovered, RoleName, Settings,
+    Counters, Effect, Effects, Envelope, LogBatch, Message, PeerStatus, Recovered, RoleName,
+    Settings,
 };
 use crate::base::{Moment, Prng};
 use crate::model::{EntryId, LogIndex, Member, Membership, NodeId, Term};
@@ -282,6 +284,12 @@ impl Group {
         &self.configurations.base
     }
 
+    /// The configuration that was in force when the log ended at `index`, which is at or behind the
+    /// base.
+    pub fn membership_at(&self, index: LogIndex) -> &Membership {
+        self.configurations.as_of(index)
+    }
+
     /// The term of `index`, if that is known: from the base to the last entry.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
         self.log.term_at(index)
@@ -296,6 +304,14 @@ impl Group {
     pub fn match_of(&self, peer: NodeId) -> Option<LogIndex> {
         match &self.role {
             Role::Leader(leader) => leader.peer(peer).map(|progress| progress.matched),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    /// How `peer` is doing, if this replica leads and replicates to it.
+    pub fn peer(&self, peer: NodeId) -> Option<PeerStatus> {
+        match &self.role {
+            Role::Leader(leader) => leader.peer(peer).map(Progress::status),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => None,
         }
     }

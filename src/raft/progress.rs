@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::{LogBatch, Window};
+use super::{LogBatch, PeerPhase, PeerStatus, Window};
 use crate::base::Moment;
 use crate::model::{LogIndex, Member, Span};
 
@@ -189,6 +189,21 @@ impl Progress {
         self.fetching = false;
         self.fetched.clear();
         self.fetched.extend(batches);
+    }
+
+    pub(super) fn status(&self) -> PeerStatus {
+        let phase = match self.phase {
+            Phase::Probe => PeerPhase::Probe,
+            Phase::Stream => PeerPhase::Stream,
+            Phase::Snapshot { .. } => PeerPhase::Snapshot,
+        };
+        PeerStatus {
+            phase,
+            matched: self.matched,
+            next: self.next,
+            in_flight_bytes: self.in_flight_bytes,
+            amnesiac: self.amnesiac,
+        }
     }
 
     /// Facts that hold between any two calls.

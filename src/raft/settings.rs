@@ -190,3 +190,29 @@ pub struct Counters {
     /// Elections started here, pre-votes not counted.
     pub campaigns: u64,
 }
+
+/// How a leader deals with one peer, for people and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerPhase {
+    /// Asks what it has.
+    Probe,
+    /// Sends it batches.
+    Stream,
+    /// Waits for it to install a snapshot.
+    Snapshot,
+}
+
+/// One peer as its leader sees it, for people and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// How the leader deals with it.
+    pub phase: PeerPhase,
+    /// Durable there, by its own word.
+    pub matched: LogIndex,
+    /// What it gets next.
+    pub next: LogIndex,
+    /// On its way to it.
+    pub in_flight_bytes: u64,
+    /// It lost what it had acknowledged and counts for nothing in this term.
+    pub amnesiac: bool,
+}
