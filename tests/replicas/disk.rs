@@ -95,12 +95,23 @@ impl Image {
         self.base_membership = membership;
     }
 
-    pub(crate) fn recovered(&self) -> Recovered {
+    /// What a group is started with: of the oldest `sparse` batches only the terms are told, as
+    /// the write-ahead log does for old segments.
+    pub(crate) fn recovered(&self, sparse: usize) -> Recovered {
+        let (old, new) = self.spans.split_at(sparse);
+        let mut runs: Vec<(Term, LogIndex)> = Vec::new();
+        for (span, _, _) in old {
+            if runs.last().is_none_or(|(term, _)| *term != span.term) {
+                runs.push((span.term, span.first));
+            }
+        }
         Recovered {
             hard_state: self.hard,
             base: self.base,
             base_membership: self.base_membership.clone(),
-            spans: self.spans.clone(),
+            before_spans: old.last().map_or(self.base, |(span, _, _)| span.last_entry()),
+            runs,
+            spans: new.to_vec(),
             memberships: self.memberships.clone(),
         }
     }

@@ -146,7 +146,7 @@ impl Cluster {
 
     /// Starts `id` with what recovery finds on a disk of this content.
     pub(crate) fn boot(&mut self, id: NodeId, image: Image) {
-        let group = self.start(id, &image);
+        let group = self.start(id, &image, 0);
         let before = Some(group.summary());
         let node = Node {
             id,
@@ -160,7 +160,7 @@ impl Cluster {
         self.nodes.insert(id, node);
     }
 
-    fn start(&mut self, id: NodeId, image: &Image) -> Group {
+    fn start(&mut self, id: NodeId, image: &Image, sparse: usize) -> Group {
         let settings = Settings {
             group: GROUP,
             node: id,
@@ -169,7 +169,7 @@ impl Cluster {
             window: self.options.window,
             tail_batches_max: self.options.tail_batches_max,
         };
-        Group::new(settings, image.recovered(), self.now, self.prng.fork())
+        Group::new(settings, image.recovered(sparse), self.now, self.prng.fork())
     }
 
     pub(crate) fn group(&self, id: NodeId) -> &Group {
@@ -391,7 +391,7 @@ impl Cluster {
 
     pub(crate) fn restart(&mut self, id: NodeId) {
         let image = self.nodes[&id].disk.image.clone();
-        let group = self.start(id, &image);
+        let group = self.start(id, &image, image.spans.len() / 2);
         let node = self.nodes.get_mut(&id).expect("known");
         node.before = Some(group.summary());
         node.group = Some(group);
