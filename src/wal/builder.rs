@@ -252,3 +252,6 @@ pub fn claim_frame(
 fn u32_of(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("a block is at most 1 MiB")
 }
+
+#[cfg(test)]
+mod tests;

@@ -588,3 +588,6 @@ impl Piece {
         right
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -413,3 +413,6 @@ impl Planner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
