@@ -158,9 +158,14 @@ impl Shard {
     /// One batch for each leading group with pending requests, oldest group first, until the
     /// block is full.
     fn add_proposals(&mut self, builder: &mut BlockBuilder, forming: &mut Forming) {
+        let held = self.leaders_with_staged();
         for _ in 0..self.slots.queued.len().min(BATCHES_PER_BLOCK_MAX) {
             let Some(at) = self.slots.queued.pop_front() else { break };
             self.slots[at].is_queued = false;
+            if held.contains(&at) {
+                self.slots.queue(at);
+                continue;
+            }
             let is_added = if self.slots[at].owes_noop {
                 self.add_noop(at, builder, forming)
             } else {
@@ -174,6 +179,13 @@ impl Shard {
                 break;
             }
         }
+    }
+
+    /// Groups that lead while something that they took as followers still waits for a block: it
+    /// comes first in their logs, so it comes first on the disk. Rare, and empty in steady state.
+    fn leaders_with_staged(&self) -> Vec<usize> {
+        let leads = |at: &usize| self.slots[*at].raft.role() == RoleName::Leader;
+        self.store.staged.iter().flat_map(Staged::slots).filter(leads).collect()
     }
 
     /// The empty entry of a new leader's term (C-02). False if the block has no room.

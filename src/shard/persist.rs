@@ -256,6 +256,17 @@ impl Store {
 }
 
 impl Staged {
+    /// The groups whose logs it is news to. A rewritten batch is none.
+    pub(super) fn slots(&self) -> impl Iterator<Item = usize> + '_ {
+        let (one, many): (_, &[(usize, DirectoryEntry)]) = match self {
+            Self::Copied { slot, .. } => (Some(*slot), &[]),
+            Self::Reset(reset) => (Some(reset.slot), &[]),
+            Self::Direct(direct) => (None, &direct.accepted),
+            Self::Rewritten { .. } => (None, &[]),
+        };
+        one.into_iter().chain(many.iter().map(|(slot, _)| *slot))
+    }
+
     /// Bytes that go into the next block by copying.
     fn copied_bytes(&self) -> usize {
         match self {
