@@ -512,6 +512,47 @@ fn a_file_system_without_o_direct_is_refused_unless_asked_for() {
     node.stop();
 }
 
+/// Runs a program to which the kernel refuses `io_uring_setup` (425 on every architecture), as
+/// containers do. In C, which glommio needs to build anyway: a filter needs raw system calls.
+const WITHOUT_IO_URING: &str = r#"
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 425, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { 4, code };
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return 97;
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) return 98;
+    execv(argv[1], argv + 1);
+    return 99;
+}
+"#;
+
+#[test]
+fn a_kernel_that_forbids_io_uring_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = lone_node(dir.path());
+    assert_eq!(init(&config).status.code(), Some(0));
+    let (source, launcher) = (dir.path().join("without.c"), dir.path().join("without"));
+    fs::write(&source, WITHOUT_IO_URING).expect("written");
+    let compiled = Command::new("cc").arg("-o").arg(&launcher).arg(&source).status();
+    assert!(compiled.expect("a C compiler").success());
+    let output = Command::new(&launcher)
+        .args([env!("CARGO_BIN_EXE_catamaran"), "serve", "--config"])
+        .arg(&config)
+        .output()
+        .expect("the launcher starts");
+    refused(&output, 3, &["io_uring is not available", "io_uring_disabled", "seccomp"]);
+    Serving::start(&config).stop();
+}
+
 /// A local cluster that runs. Its nodes end with it, and it is killed when it is dropped.
 struct Dev {
     child: Child,

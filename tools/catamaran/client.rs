@@ -143,9 +143,10 @@ impl Appender<'_> {
                 unless_closed(self.report(&reply, records.len()))
             }
             Outcome::NotDone(refusal) => {
+                let how = advice(&refusal);
                 let line = format!(
                     "not done: {refusal}: group {group}: {} record(s) were appended, none after \
-                     them: try the rest again",
+                     them: {how}",
                     self.appended
                 );
                 self.report_failure("not_done", &refusal);
@@ -191,6 +192,22 @@ impl Appender<'_> {
     }
 }
 
+/// How to go on after a refusal.
+fn advice(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::UnknownGroup => "`catamaran status` lists the groups",
+        Refusal::TooLarge { .. } => "cut the record into smaller ones",
+        Refusal::DiskFull => "make room on the nodes' disks, or set a retention",
+        Refusal::Trimmed { .. } => "begin where the log begins now, or leave --from out",
+        Refusal::Unsupported | Refusal::Malformed => "use a client and nodes of the same version",
+        Refusal::NotLeader { .. }
+        | Refusal::Busy { .. }
+        | Refusal::WrongTail { .. }
+        | Refusal::Unavailable
+        | Refusal::TimedOut => "try the rest again, and see `catamaran status`",
+    }
+}
+
 /// Prints records from the log.
 pub(crate) fn read(arguments: &ReadArguments) -> Result<(), Failure> {
     let client = connect(&arguments.to)?;
@@ -216,7 +233,13 @@ pub(crate) fn read(arguments: &ReadArguments) -> Result<(), Failure> {
                 continue;
             }
             Err(error) => {
-                let how = "check the group and --from, and `catamaran status`";
+                let how = match &error {
+                    ReadError::Refused(refusal) => advice(refusal),
+                    ReadError::NoAnswer(_) => "try again, and see `catamaran status`",
+                    ReadError::Batch(_) | ReadError::Nonsense => {
+                        "what came is not what was written: look at the network and the node"
+                    }
+                };
                 return Err(Failure::not_done(format!("{error}: group {group} at {from}: {how}")));
             }
         };
