@@ -37,6 +37,8 @@ pub(crate) struct Cluster {
     directory: PathBuf,
     nodes: Vec<NodeProcess>,
     shards: u16,
+    /// Block writes that each shard keeps at the device.
+    pub(crate) writes_in_flight: u32,
 }
 
 #[derive(Debug)]
@@ -87,7 +89,8 @@ impl Cluster {
         // From here on, dropping the cluster removes the directory.
         let directory = fs::canonicalize(&directory)
             .map_err(|error| Failure::io(directory.display(), &error))?;
-        let mut cluster = Self { directory, nodes: Vec::new(), shards: embedded.shards };
+        let (shards, writes_in_flight) = (embedded.shards, 0);
+        let mut cluster = Self { directory, nodes: Vec::new(), shards, writes_in_flight };
         let mut chance = Prng::new(run);
         let (mut ports, mut held) = (Vec::new(), Vec::new());
         for _ in 0..embedded.nodes {
@@ -99,6 +102,8 @@ impl Cluster {
         }
         drop(held);
         let files = node::files(embedded, &ports, &cluster.directory, run);
+        let config = node::config_of(&files[0], embedded.profile.as_deref())?;
+        cluster.writes_in_flight = config.wal.writes_in_flight;
         for file in &files {
             let process = cluster.spawn(file, embedded, need)?;
             cluster.nodes.push(process);

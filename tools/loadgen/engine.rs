@@ -5,12 +5,13 @@
 //! its loop and its pacing; `replies` holds what happens when answers come, `reroute` what happens
 //! when links and leaders go. Does not read the log back (`verify`) and does not print.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use catamaran::base::{Checksum, Prng};
-use catamaran::model::LogIndex;
+use catamaran::model::{LogIndex, Refusal};
 use catamaran::wire::FrameHeader;
 use catamaran::wire::client::{Consistency, Kind, Read, encode_read};
 
@@ -110,7 +111,31 @@ pub(crate) struct Engine {
     watched_ns: u64,
     chance: Prng,
     live: Arc<Live>,
-    shortened: Option<String>,
+    early: Option<Early>,
+}
+
+/// Why a run ends before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Early {
+    /// Somebody pressed Ctrl-C.
+    Stopped,
+    /// The ledger of acknowledgements has reached its bound.
+    LedgerFull,
+    /// A node refuses what will not get better by waiting.
+    Refused(Refusal),
+}
+
+impl fmt::Display for Early {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("stopped from outside"),
+            Self::LedgerFull => f.write_str(
+                "the ledger of acknowledgements is full (1 GiB): take a shorter --duration or more \
+                 --records-per-request",
+            ),
+            Self::Refused(refusal) => write!(f, "a node refused for good: {refusal}"),
+        }
+    }
 }
 
 /// What a run of load leaves behind.
@@ -125,7 +150,9 @@ pub(crate) struct Outcome {
     /// Records that were refused and not sent again before the end.
     pub(crate) refused: u64,
     /// Why the run ended early, if it did.
-    pub(crate) shortened: Option<String>,
+    pub(crate) early: Option<Early>,
+    /// When the load ended: when it should, or earlier.
+    pub(crate) end: Duration,
 }
 
 /// Everything an engine is told.
@@ -181,7 +208,7 @@ impl Engine {
             requests_max: requests_max as usize,
             watched_ns: 0,
             chance: Prng::new(u64::from(requests_max)),
-            shortened: None,
+            early: None,
             topology,
             work,
             payload,
@@ -246,7 +273,7 @@ impl Engine {
 
     fn is_over(&self, now_ns: u64) -> bool {
         let settled = self.outstanding() == 0;
-        let issued = self.shortened.is_some()
+        let issued = self.early.is_some()
             || match self.pace {
                 Pace::Open { schedule, issued } => {
                     issued == schedule.total() || now_ns >= self.end_ns + nanos(PATIENCE_OPEN)
@@ -258,13 +285,13 @@ impl Engine {
 
     /// Sends whatever the pace allows now.
     fn issue(&mut self, now_ns: u64) {
-        if self.shortened.is_some() {
+        if self.early.is_some() {
             return;
         }
         if system::stopped() {
-            self.end_early("stopped from outside", now_ns);
+            self.end_early(Early::Stopped, now_ns);
         } else if self.ledger.is_full(self.requests_max) {
-            self.end_early("the ledger of acknowledgements has reached its bound of 1 GiB", now_ns);
+            self.end_early(Early::LedgerFull, now_ns);
         } else if let Pace::Open { schedule, issued } = self.pace {
             let due = schedule.due(now_ns);
             let room = (self.requests_max as u64).saturating_sub(self.outstanding());
@@ -295,7 +322,7 @@ impl Engine {
     #[inline]
     pub(crate) fn issue_closed(&mut self, link: Option<usize>, now_ns: u64) -> bool {
         let Pace::Closed { left } = &mut self.pace else { return false };
-        if *left == 0 || now_ns >= self.end_ns || self.shortened.is_some() {
+        if *left == 0 || now_ns >= self.end_ns || self.early.is_some() {
             return false;
         }
         *left -= 1;
@@ -438,10 +465,10 @@ impl Engine {
         }
     }
 
-    pub(crate) fn end_early(&mut self, why: &str, now_ns: u64) {
-        let at = crate::human::seconds(Duration::from_nanos(now_ns));
-        self.shortened.get_or_insert_with(|| format!("after {at}: {why}"));
+    pub(crate) fn end_early(&mut self, why: Early, now_ns: u64) {
+        self.early.get_or_insert(why);
         self.end_ns = self.end_ns.min(now_ns);
+        self.meter.close_window(self.end_ns);
     }
 
     fn finish(mut self) -> Outcome {
@@ -451,15 +478,15 @@ impl Engine {
             self.unknown(flying.request, "no_reply");
         }
         let unsent = match self.pace {
-            Pace::Open { schedule, issued } if self.shortened.is_none() => {
+            Pace::Open { schedule, issued } if self.early.is_none() => {
                 (schedule.total() - issued) * records
             }
             Pace::Open { .. } | Pace::Closed { .. } => 0,
         };
         self.live.set(self.meter.records, 0, self.meter.errors_total());
         self.live.ended.store(true, Ordering::Relaxed);
-        let Self { meter, ledger, shortened, .. } = self;
-        Outcome { meter, ledger, unsent, refused, shortened }
+        let Self { meter, ledger, early, end_ns, .. } = self;
+        Outcome { meter, ledger, unsent, refused, early, end: Duration::from_nanos(end_ns) }
     }
 }
 

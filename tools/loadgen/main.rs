@@ -55,6 +55,7 @@ use clap::Parser as _;
 
 use args::Args;
 use failure::{Exit, Failure};
+use report::Judgement;
 
 fn main() -> ExitCode {
     let mut words: Vec<OsString> = std::env::args_os().collect();
@@ -84,9 +85,9 @@ fn load(args: Args) -> Result<(), Failure> {
     if let Some(path) = plan.json.as_deref().filter(|_| !to_stdout) {
         run::write_json(path, &report)?;
     }
-    if report.verdict == "ok" {
-        Ok(())
-    } else {
-        Err(Failure::new(Exit::CheckFailed, report.verdict))
+    match report.verdict {
+        Judgement::Ok => Ok(()),
+        Judgement::Stopped => Err(Failure::new(Exit::Interrupted, "stopped from outside")),
+        Judgement::Failed(why) => Err(Failure::new(Exit::CheckFailed, why)),
     }
 }

@@ -76,6 +76,11 @@ impl Meter {
         *self.errors.entry(kind).or_default() += count;
     }
 
+    /// The load ended before the window did: what came later does not count towards rates.
+    pub(crate) fn close_window(&mut self, end_ns: u64) {
+        self.window.end = self.window.end.min(end_ns).max(self.window.start);
+    }
+
     /// What did not go as wished, by kind.
     pub(crate) fn errors(&self) -> &BTreeMap<&'static str, u64> {
         &self.errors

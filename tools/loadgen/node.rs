@@ -11,7 +11,7 @@ use std::process;
 use std::thread;
 
 use catamaran::base::Prng;
-use catamaran::config::{Config, Profile};
+use catamaran::config::{Config, Problems, Profile};
 use catamaran::model::ClusterId;
 use catamaran::runtime::{self, Drainer, Node, NodeAddress, NodeConfig, Timing};
 use clap::Parser;
@@ -109,17 +109,31 @@ pub(crate) fn files(
     nodes.iter().map(file).collect()
 }
 
+fn bad(problems: &Problems) -> Failure {
+    let line = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    Failure::new(Exit::BadArguments, line)
+}
+
+fn profile(name: Option<&str>) -> Result<Option<Profile>, Failure> {
+    name.map(Profile::find).transpose().map_err(|problems| bad(&problems))
+}
+
+/// What the children will make of their files: wrong profiles are found before any child runs.
+///
+/// # Errors
+/// There is no such profile, or it does not go with the rest.
+pub(crate) fn config_of(file: &NodeFile, profile_name: Option<&str>) -> Result<Config, Failure> {
+    Config::parse("the embedded node's configuration", &file.to_toml(), profile(profile_name)?)
+        .map_err(|problems| bad(&problems))
+}
+
 /// Runs the node until its parent wants it to stop.
 ///
 /// # Errors
 /// It cannot start, or the device failed.
 pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
-    let bad = |problems: catamaran::config::Problems| {
-        let line = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        Failure::new(Exit::BadArguments, line)
-    };
-    let profile = args.profile.as_deref().map(Profile::find).transpose().map_err(bad)?;
-    let config = Config::load(&args.config, profile).map_err(bad)?;
+    let profile = profile(args.profile.as_deref())?;
+    let config = Config::load(&args.config, profile).map_err(|problems| bad(&problems))?;
     let config = NodeConfig { segments_ahead: args.segments_ahead, ..node_config(&config) };
     let code = |code: runtime::ExitCode| Exit::from_child(code.code());
     runtime::format(&config)

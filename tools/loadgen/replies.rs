@@ -10,7 +10,7 @@ use std::time::Duration;
 use catamaran::model::{BatchView, Doubt, Outcome, Refusal};
 use catamaran::wire::client::{ReadReplyView, Reply};
 
-use crate::engine::{Engine, Work, nanos, read_place};
+use crate::engine::{Early, Engine, Work, nanos, read_place};
 use crate::flight::{Flying, Request};
 use crate::ledger::{Doubtful, Run};
 
@@ -145,7 +145,7 @@ impl Engine {
             | Refusal::WrongTail { .. }
             | Refusal::Unsupported
             | Refusal::Malformed => {
-                self.end_early(&format!("a node refused for good: {refusal}"), now_ns);
+                self.end_early(Early::Refused(refusal), now_ns);
             }
         }
         self.again.push(now_ns + pause_ns, request);

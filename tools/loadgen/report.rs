@@ -3,9 +3,10 @@
 //! Numbers only, each with its meaning at the field. Does not measure and does not print.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
-use serde::Serialize;
+use catamaran::model::limits::{BLOCK_BYTES_MAX, DEVICE_ALIGN_BYTES};
+use serde::{Serialize, Serializer};
 
 use crate::args::Mode;
 use crate::human::{byte_size, grouped};
@@ -16,8 +17,8 @@ use crate::machine::Machine;
 pub(crate) struct Report {
     /// Version of this layout.
     pub(crate) format: u32,
-    /// `ok`, or what is wrong.
-    pub(crate) verdict: String,
+    /// `ok`, `stopped`, or `failed: ` and why.
+    pub(crate) verdict: Judgement,
     /// Requests of what kind.
     pub(crate) mode: Mode,
     /// Records acknowledged (or read) per second of the measured window.
@@ -70,12 +71,41 @@ pub(crate) struct Report {
     pub(crate) buffered: Option<bool>,
     /// Why the run was shorter than asked for, if it was.
     pub(crate) shortened: Option<String>,
+    /// The measured window as it was, in seconds.
+    pub(crate) measured_s: f64,
     /// What was asked for.
     pub(crate) config: RunConfig,
     /// Where it ran.
     pub(crate) machine: Machine,
     /// What was run.
     pub(crate) commit: String,
+}
+
+/// What to think of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// Every promise was kept, as far as it was looked at.
+    Ok,
+    /// Somebody stopped it; what it found until then is good.
+    Stopped,
+    /// A promise was broken.
+    Failed(&'static str),
+}
+
+impl fmt::Display for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ok => f.write_str("ok"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+        }
+    }
+}
+
+impl Serialize for Judgement {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
 }
 
 /// Latencies in microseconds.
@@ -112,10 +142,29 @@ pub(crate) struct Device {
     pub(crate) writes: u64,
     /// Bytes written per acknowledged byte, all copies together.
     pub(crate) bytes_per_acked_byte: f64,
-    /// What the device took in the same run from as many writers, at the same block size.
+    /// What the device took in the same run from one writer per log, at the same block size and
+    /// depth.
     pub(crate) ceiling_bytes_per_s: Option<f64>,
     /// Acknowledged bytes times nodes, as a share of that.
     pub(crate) ceiling_ratio: Option<f64>,
+}
+
+impl Device {
+    /// The average write, as a block that can be measured: a multiple of 4 KiB up to 1 MiB.
+    pub(crate) fn block_bytes(&self) -> usize {
+        let average = self.bytes.checked_div(self.writes).unwrap_or(0);
+        let average = usize::try_from(average).unwrap_or(BLOCK_BYTES_MAX);
+        average.next_multiple_of(DEVICE_ALIGN_BYTES).clamp(DEVICE_ALIGN_BYTES, BLOCK_BYTES_MAX)
+    }
+
+    /// Compares `copies_bytes_per_s`, the acknowledged bytes per second on all nodes, with what
+    /// the device can do.
+    pub(crate) fn compare(&mut self, ceiling: Option<f64>, copies_bytes_per_s: f64) {
+        self.ceiling_bytes_per_s = ceiling.map(f64::round);
+        self.ceiling_ratio = ceiling
+            .filter(|ceiling| *ceiling > 0.0)
+            .map(|ceiling| (copies_bytes_per_s / ceiling * 1e3).round() / 1e3);
+    }
 }
 
 /// User-space copies per byte of record.
@@ -342,7 +391,7 @@ impl Report {
         if let Some(shortened) = &self.shortened {
             row(out, "SHORTENED", shortened);
         }
-        row(out, "verdict", &self.verdict);
+        row(out, "verdict", &self.verdict.to_string());
     }
 }
 

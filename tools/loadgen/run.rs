@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use catamaran::runtime::probe::{self, ProbeResult};
 use catamaran::wire::client::Consistency;
 
 use crate::args::{Embedded, Load, Mode, Plan, Rate, Target};
@@ -16,14 +17,14 @@ use crate::audit::Verdict;
 use crate::budget;
 use crate::cluster::Cluster;
 use crate::control::{Control, Topology};
-use crate::engine::{Engine, Orders, Outcome, Place, Work};
+use crate::engine::{Early, Engine, Orders, Outcome, Place, Work};
 use crate::failure::{Exit, Failure};
-use crate::human::{byte_size, grouped, seconds};
+use crate::human::{self, byte_size, grouped, seconds};
 use crate::machine;
 use crate::meter::Live;
 use crate::payload::Payload;
 use crate::progress::Progress;
-use crate::report::{Latency, Memory, Report, RunConfig};
+use crate::report::{Judgement, Latency, Memory, Report, RunConfig};
 use crate::sample::Sample;
 use crate::verify;
 
@@ -35,8 +36,13 @@ const PORTS_PATIENCE: Duration = Duration::from_secs(30);
 const SEGMENTS_PATIENCE: Duration = Duration::from_secs(60);
 /// Records that reads may choose from, per group at least one.
 const PREFILL_RECORDS: u64 = 2_000;
-/// What the logs of all nodes together may take, where nothing was measured.
-const DEVICE_BYTES_PER_S: f64 = 2e9;
+/// How long the device is measured: to know how much log a closed loop may write, and for the
+/// ceiling that the result is compared with.
+const PROBE_SHORT: Duration = Duration::from_millis(300);
+const PROBE_LONG: Duration = Duration::from_secs(1);
+/// Block size and depth of the first of the two: what a loaded node writes.
+const PROBE_BLOCK_BYTES: usize = 256 << 10;
+const PROBE_DEPTH: u32 = 4;
 /// A generator that sends later than this is behind: its own delay is no longer small beside
 /// what it measures.
 const BEHIND_US: f64 = 20_000.0;
@@ -94,12 +100,18 @@ pub(crate) fn run(plan: &Plan) -> Result<Report, Failure> {
         None
     };
     let memory = peak_memory(stage.cluster.as_ref());
-    if let Some(cluster) = stage.cluster.take() {
+    let mut ceiling = None;
+    if let (Some(cluster), Target::Embedded(embedded)) = (stage.cluster.take(), &plan.target) {
         progress.now(|| "stopping the nodes".to_owned());
+        let depth = cluster.writes_in_flight;
         cluster.stop()?;
+        progress.now(|| "measuring what the device can do".to_owned());
+        let device = after.device_since(&before, 0, load.mode);
+        ceiling = Some(probe(embedded, device.block_bytes(), depth, PROBE_LONG)?.bytes_per_s);
     }
-    let facts = Facts { plan, load, outcome, before, after, acked, unknown, verdict, memory };
-    Ok(facts.report(&stage, &mut progress))
+    let facts =
+        Facts { plan, load, outcome, before, after, acked, unknown, verdict, memory, ceiling };
+    Ok(facts.report(&stage))
 }
 
 fn draw_run_id() -> Result<u64, Failure> {
@@ -125,7 +137,15 @@ fn set_embedded_stage(
     progress: &mut Progress,
 ) -> Result<Stage, Failure> {
     let (nodes, shards) = (embedded.nodes, embedded.shards);
-    let device = DEVICE_BYTES_PER_S;
+    let device = match plan.load.rate {
+        // A timetable says by itself how much will be written.
+        Rate::PerSecond(_) => f64::INFINITY,
+        Rate::Max => {
+            progress.now(|| "measuring the device".to_owned());
+            let probe = probe(embedded, PROBE_BLOCK_BYTES, PROBE_DEPTH, PROBE_SHORT)?;
+            probe.bytes_per_s
+        }
+    };
     let free = crate::system::free_bytes(&embedded.dir).ok_or_else(|| {
         Failure::new(
             Exit::Environment,
@@ -153,6 +173,26 @@ fn set_embedded_stage(
     let dir = Some(embedded.dir.clone());
     let control = Control::new(topology);
     Ok(Stage { cluster: Some(cluster), control, load, shortened, dir })
+}
+
+/// Measures the device below the logs with as many writers as there are logs.
+fn probe(
+    embedded: &Embedded,
+    block_bytes: usize,
+    depth: u32,
+    duration: Duration,
+) -> Result<ProbeResult, Failure> {
+    let logs = u32::from(embedded.nodes) * u32::from(embedded.shards);
+    let load = probe::Load {
+        block_bytes,
+        depth: depth.min(probe::DEPTH_MAX),
+        writers: logs.min(probe::WRITERS_MAX),
+        duration,
+        allow_buffered: embedded.allow_buffered,
+    };
+    probe::ceiling(&embedded.dir, &load).map_err(|error| {
+        Failure::new(Exit::from_child(error.exit_code().code()), error.to_string())
+    })
 }
 
 /// For reads: appends the records that will be read, one in flight per group, so that each
@@ -253,7 +293,7 @@ fn line(load: &Load, elapsed: Duration, rate: f64, live: &Live) -> String {
         "{phase} {} of {}: {} records/s, {} requests outstanding, {} errors",
         seconds(Duration::from_secs(elapsed.min(whole).as_secs())),
         seconds(whole),
-        grouped(crate::human::whole(rate)),
+        grouped(human::whole(rate)),
         grouped(live.outstanding.load(Ordering::Relaxed)),
         grouped(live.errors.load(Ordering::Relaxed)),
     )
@@ -276,22 +316,29 @@ struct Facts<'a> {
     unknown: u64,
     verdict: Option<Verdict>,
     memory: Memory,
+    ceiling: Option<f64>,
 }
 
 impl Facts<'_> {
-    fn report(self, stage: &Stage, _progress: &mut Progress) -> Report {
-        let Self { plan, load, outcome, before, after, acked, unknown, verdict, memory } = self;
+    fn report(self, stage: &Stage) -> Report {
+        let Self { plan, load, outcome, before, after, acked, unknown, verdict, memory, ceiling } =
+            self;
         let meter = &outcome.meter;
-        let seconds = load.duration.as_secs_f64();
+        let window = outcome.end.saturating_sub(load.warmup);
+        let seconds = window.as_secs_f64().max(1e-3);
         let window_bytes = meter.records_in_window * u64::from(load.record_bytes);
-        let device = after.device_since(&before, window_bytes, load.mode);
+        let nodes = stage.control.topology().nodes.len();
+        let mut device = after.device_since(&before, window_bytes, load.mode);
+        device.compare(ceiling, window_bytes as f64 / seconds * nodes as f64);
         let late_us_max = crate::meter::us(meter.late_ns_max);
         let buffered = after.any_flag("buffered");
-        let shortened = stage.shortened.clone().or_else(|| outcome.shortened.clone());
+        let at = human::seconds(outcome.end);
+        let early = outcome.early.map(|early| format!("ended after {at}: {early}"));
+        let shortened = early.or_else(|| stage.shortened.clone());
         let reads = load.mode != Mode::Append;
         Report {
             format: 1,
-            verdict: judge(verdict.as_ref(), meter.wrong, outcome.shortened.as_deref()),
+            verdict: judge(verdict.as_ref(), &outcome),
             mode: load.mode,
             acked_per_s: meter.records_in_window as f64 / seconds,
             record_bytes_per_s: window_bytes as f64 / seconds,
@@ -320,7 +367,7 @@ impl Facts<'_> {
             phantom: verdict.map(|verdict| verdict.phantom),
             unknown_present: verdict.map(|verdict| verdict.unknown_present),
             wrong: meter.wrong,
-            durability: durability(load.mode, buffered, stage.control.topology().nodes.len()),
+            durability: durability(load.mode, buffered, nodes),
             cpu_cores: after.cpu_since(&before),
             rss_bytes: memory,
             device,
@@ -328,6 +375,7 @@ impl Facts<'_> {
             registered: after.flag("registered"),
             buffered,
             shortened,
+            measured_s: (seconds * 1e3).round() / 1e3,
             config: run_config(plan, &load, stage.control.topology()),
             machine: machine::machine(stage.dir.as_deref()),
             commit: machine::commit(),
@@ -335,15 +383,18 @@ impl Facts<'_> {
     }
 }
 
-fn judge(verdict: Option<&Verdict>, wrong: u64, shortened: Option<&str>) -> String {
+fn judge(verdict: Option<&Verdict>, outcome: &Outcome) -> Judgement {
     if verdict.is_some_and(|verdict| !verdict.is_good()) {
-        "FAILED: acknowledged records were lost, duplicated or changed".to_owned()
-    } else if wrong > 0 {
-        "FAILED: reads returned something else than what was written".to_owned()
-    } else if let Some(shortened) = shortened {
-        format!("ended early {shortened}")
-    } else {
-        "ok".to_owned()
+        return Judgement::Failed("acknowledged records were lost, duplicated or changed");
+    }
+    if outcome.meter.wrong > 0 {
+        return Judgement::Failed("reads returned something else than what was written");
+    }
+    match outcome.early {
+        Some(Early::Stopped) => Judgement::Stopped,
+        Some(Early::Refused(_)) => Judgement::Failed("a node refused the load for good"),
+        // A shorter run than asked for, and the report says so, but a whole account.
+        Some(Early::LedgerFull) | None => Judgement::Ok,
     }
 }
 
