@@ -105,3 +105,72 @@ impl IntoIterator for ReadBatch {
         self.records.into_iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::batch::{encode_batch, encode_record};
+    use crate::model::{RecordCount, ReplicaId, Span, Term};
+    use crate::wire::client::{ReadReplyHead, encode_read_reply_head};
+
+    const GROUP: GroupId = GroupId::new(5);
+
+    fn batch(group: GroupId, first: u64, kind: BatchKind, records: &[&[u8]]) -> Vec<u8> {
+        let mut body = Vec::new();
+        records.iter().for_each(|record| encode_record(record, &mut body));
+        let span = Span {
+            term: Term::new(1),
+            first: LogIndex::new(first),
+            count: RecordCount::new(u32::try_from(records.len()).expect("few")),
+        };
+        encode_batch(group, ReplicaId::new(1), span, kind, &body)
+    }
+
+    fn decode(from: u64, next: u64, batches: &[Vec<u8>]) -> Result<ReadBatch, ReadError> {
+        let head = ReadReplyHead {
+            first_available: LogIndex::new(3),
+            commit: LogIndex::new(9),
+            next: LogIndex::new(next),
+        };
+        let parts = batches.iter().map(|batch| &batch[..]);
+        let mut bytes = encode_read_reply_head(1, GROUP, &head, parts);
+        bytes.extend(batches.concat());
+        let frame = InFrame::from_checked(Bytes::from(bytes)).expect("one frame");
+        ReadBatch::decode(&frame, GROUP, LogIndex::new(from))
+    }
+
+    fn indexes(read: Result<ReadBatch, ReadError>) -> Vec<u64> {
+        read.expect("a valid reply").records.iter().map(|(index, _)| index.get()).collect()
+    }
+
+    #[test]
+    fn what_lies_below_the_wanted_and_the_available_index_is_left_out() {
+        let records = |first| batch(GROUP, first, BatchKind::Records, &[b"a", b"b", b"c"]);
+        let noop = batch(GROUP, 5, BatchKind::Noop, &[b""]);
+        assert_eq!(indexes(decode(3, 9, &[records(2), noop, records(6)])), [3, 4, 6, 7, 8]);
+        assert_eq!(indexes(decode(4, 5, &[records(2)])), [4]);
+        assert_eq!(indexes(decode(2, 5, &[records(2)])), [3, 4], "2 is trimmed");
+        assert_eq!(indexes(decode(7, 7, &[])), []);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_the_question_is_refused() {
+        let records = |first| batch(GROUP, first, BatchKind::Records, &[b"a", b"b"]);
+        let strange = batch(GroupId::new(6), 3, BatchKind::Records, &[b"a", b"b"]);
+        let cases = [
+            (3, 5, vec![strange]),
+            (3, 8, vec![records(3), records(6)]),
+            (3, 5, vec![records(3), records(3)]),
+            (3, 6, vec![records(4)]),
+            (5, 5, vec![records(3)]),
+            (3, 6, vec![records(3)]),
+            (3, 4, vec![]),
+        ];
+        for (from, next, batches) in cases {
+            assert_eq!(decode(from, next, &batches), Err(ReadError::Nonsense), "{from} {next}");
+        }
+        let mut torn = records(3);
+        torn.pop();
+        assert!(matches!(decode(3, 5, &[torn]), Err(ReadError::Batch(BatchError::Short { .. }))));
+    }
+}
