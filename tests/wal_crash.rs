@@ -4,6 +4,8 @@
 //! of the sectors in flight (`wal_world`). Claims, one per test, with the rules they show.
 
 mod wal_world;
+#[path = "wal_world/walcat.rs"]
+mod walcat;
 
 use catamaran::model::{ClusterId, GroupId, NodeUuid, ShardId};
 use catamaran::wal::{

@@ -24,7 +24,7 @@
 
 use core::fmt;
 
-use super::record::Record;
+use super::record::{Record, SegmentOpen};
 use super::{Identity, Lsn};
 use crate::base::Checksum;
 use crate::base::layout::{get_u8, get_u16, get_u32, get_u64, put_u8, put_u16, put_u32, put_u64};
@@ -356,8 +356,16 @@ impl BlockHeader {
 /// # Errors
 /// Why there is none; see [`BlockError`].
 pub fn parse_header(from: &[u8], lsn: Lsn, identity: &Identity) -> Result<BlockHeader, BlockError> {
+    parse_header_of(from, lsn, identity.tag())
+}
+
+/// [`parse_header`] for those who know only the tag.
+pub(super) fn parse_header_of(
+    from: &[u8],
+    lsn: Lsn,
+    expected: u64,
+) -> Result<BlockHeader, BlockError> {
     let header = BlockHeader::decode(from)?;
-    let expected = identity.tag();
     if header.stamp.identity_tag != expected {
         return Err(BlockError::Foreign { expected, found: header.stamp.identity_tag });
     }
@@ -385,7 +393,15 @@ pub fn parse_block<'a>(
     lsn: Lsn,
     identity: &Identity,
 ) -> Result<BlockView<'a>, BlockError> {
-    let header = parse_header(bytes, lsn, identity)?;
+    parse_block_of(bytes, lsn, identity.tag())
+}
+
+/// [`parse_block`] for tools that know only the tag, from [`BlockHeader::decode`] of any block.
+///
+/// # Errors
+/// As for [`parse_block`].
+pub fn parse_block_of(bytes: &[u8], lsn: Lsn, tag: u64) -> Result<BlockView<'_>, BlockError> {
+    let header = parse_header_of(bytes, lsn, tag)?;
     let total = header.total_bytes as usize;
     if bytes.len() < total {
         return Err(BlockError::Short { expected_bytes: total, found_bytes: bytes.len() });
@@ -453,6 +469,14 @@ impl<'a> BlockView<'a> {
             area = &area[taken..];
             Some(record)
         })
+    }
+
+    /// The facts of the segment that the block opens, if it does.
+    pub fn segment_open(&self) -> Option<SegmentOpen> {
+        match self.records().next() {
+            Some(Record::SegmentOpen(open)) => Some(open),
+            _ => None,
+        }
     }
 
     /// The bytes that `entry` lists, unverified.
@@ -569,9 +593,9 @@ pub fn blocks_in<'a>(
     lsn: Lsn,
     identity: &Identity,
 ) -> impl Iterator<Item = BlockView<'a>> + use<'a> {
-    let (mut rest, mut lsn, identity) = (bytes, lsn, *identity);
+    let (mut rest, mut lsn, tag) = (bytes, lsn, identity.tag());
     core::iter::from_fn(move || {
-        let block = parse_block(rest, lsn, &identity).ok()?;
+        let block = parse_block_of(rest, lsn, tag).ok()?;
         rest = &rest[block.total_bytes() as usize..];
         lsn = block.end();
         Some(block)

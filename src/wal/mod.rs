@@ -25,7 +25,8 @@ mod recovery;
 pub use builder::{BlockBuilder, ClosedBlock, Full, claim_frame, frame_area_bytes};
 pub use format::{
     BLOCK_HEADER_BYTES, BLOCK_VERSION, BlockError, BlockHeader, BlockRole, BlockView,
-    DIRECTORY_ENTRY_BYTES, DirectoryEntry, Stamp, blocks_in, parse_block, parse_header,
+    DIRECTORY_ENTRY_BYTES, DirectoryEntry, Stamp, blocks_in, parse_block, parse_block_of,
+    parse_header,
 };
 pub use geometry::{Geometry, Lsn, SegmentNo};
 pub use group_log::{Fault, FaultKind, PlacedBatch};

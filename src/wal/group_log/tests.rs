@@ -22,11 +22,11 @@ fn log() -> GroupLog {
         base_membership: membership(),
         last: EntryId::BEFORE_FIRST,
     });
-    term(&mut log, 9).expect("the first term");
+    set_term(&mut log, 9).expect("the first term");
     log
 }
 
-fn term(log: &mut GroupLog, term: u64) -> Result<(), Fault> {
+fn set_term(log: &mut GroupLog, term: u64) -> Result<(), Fault> {
     let state = HardState { term: Term::new(term), ..log.hard_state };
     log.on_hard_state(REPLICA, state)
 }
@@ -130,7 +130,7 @@ fn a_hard_state_takes_nothing_back() {
     assert!(matches!(fault(log.on_hard_state(REPLICA, other)), FaultKind::HardState { .. }));
     let none = HardState { vote: None, ..log.hard_state };
     assert!(matches!(fault(log.on_hard_state(REPLICA, none)), FaultKind::HardState { .. }));
-    assert!(matches!(fault(super::tests::term(&mut log, 8)), FaultKind::HardState { .. }));
+    assert!(matches!(fault(set_term(&mut log, 8)), FaultKind::HardState { .. }));
     let foreign = log.on_hard_state(ReplicaId::new(7), log.hard_state);
     assert!(matches!(fault(foreign), FaultKind::Replica { .. }));
 }

@@ -155,7 +155,7 @@ struct Window {
 /// A recovery under way.
 #[derive(Debug)]
 pub struct Recovery {
-    identity: Identity,
+    identity_tag: u64,
     geometry: Geometry,
     may: WalMay,
     /// Files of full size, ascending.
@@ -200,6 +200,20 @@ impl Recovery {
         may: WalMay,
         files: &[SegmentFile],
     ) -> Result<Self, RecoverError> {
+        Self::of_tag(identity.tag(), geometry, may, files)
+    }
+
+    /// [`Recovery::new`] for tools that know only the tag, from the log itself. A node never uses
+    /// it: then nothing would tell its own log from another's.
+    ///
+    /// # Errors
+    /// As for [`Recovery::new`].
+    pub fn of_tag(
+        identity_tag: u64,
+        geometry: Geometry,
+        may: WalMay,
+        files: &[SegmentFile],
+    ) -> Result<Self, RecoverError> {
         geometry.check();
         if files.is_empty() && may == WalMay::NotBeEmpty {
             return Err(RecoverError::Empty { files: 0 });
@@ -216,7 +230,7 @@ impl Recovery {
         let (full, odd_files): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|file| file.bytes == geometry.segment_bytes);
         Ok(Self {
-            identity,
+            identity_tag,
             geometry,
             may,
             files: full.into_iter().map(|file| file.segment).collect(),

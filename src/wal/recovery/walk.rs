@@ -2,9 +2,9 @@
 //!
 //! Apart so that the interface and the walk fit on a screen each.
 
-use super::super::format::{BlockError, BlockRole, BlockView, parse_block, parse_header};
+use super::super::format::{BlockError, BlockView, parse_block_of, parse_header_of};
 use super::super::planner::Resume;
-use super::super::record::{Record, SegmentOpen, Void};
+use super::super::record::Void;
 use super::{
     Cut, Hole, Index, Lsn, Opener, Phase, Progress, READ_BYTES_MAX, RecoverError, Recovered,
     Recovery, STEP, Seen, SegmentNo, WalMay,
@@ -19,7 +19,7 @@ impl Recovery {
     pub(super) fn probe(&mut self, file: usize) -> Outcome {
         let Some(segment) = self.files.get(file).copied() else { return self.after_probe() };
         let start = self.geometry.start_of(segment);
-        let found = match parse_block(self.window.from(start), start, &self.identity) {
+        let found = match parse_block_of(self.window.from(start), start, self.identity_tag) {
             Err(BlockError::Short { expected_bytes, .. }) => {
                 let bytes = (expected_bytes as u64).max(STEP);
                 if bytes > self.geometry.segment_bytes {
@@ -190,7 +190,7 @@ impl Recovery {
             return Ok(self.begin_scan(Hole { lsn: at, error: BlockError::Blank }));
         }
         let room = self.geometry.segment_bytes - self.geometry.offset_of(at);
-        let parsed = parse_block(self.window.from(at), at, &self.identity);
+        let parsed = parse_block_of(self.window.from(at), at, self.identity_tag);
         let checked = match parsed {
             Err(BlockError::Short { expected_bytes, .. }) if expected_bytes as u64 <= room => {
                 let bytes = (expected_bytes as u64).next_multiple_of(STEP);
@@ -227,12 +227,12 @@ impl Recovery {
     fn take_block(&mut self) -> Outcome {
         let at = self.at;
         let place = self.place(at);
-        let block = parse_block(self.window.from(at), at, &self.identity)
+        let block = parse_block_of(self.window.from(at), at, self.identity_tag)
             .expect("just parsed and verified");
         if !follows(&block, self.opening, place.offset) {
             return Err(RecoverError::Sequence { place });
         }
-        let open = opening_of(&block);
+        let open = block.segment_open();
         if block.durable_lsn() > self.watermark.0 {
             self.watermark = (block.durable_lsn(), at);
         }
@@ -274,7 +274,7 @@ impl Recovery {
         }
         // Only headers of our own at their own place count: any other bytes here may be what a
         // recycled file held before, payload included.
-        if let Ok(header) = parse_header(self.window.from(at), at, &self.identity) {
+        if let Ok(header) = parse_header_of(self.window.from(at), at, self.identity_tag) {
             self.seen.blocks += 1;
             self.seen.until = at.plus(u64::from(header.total_bytes));
             if header.stamp.durable_lsn > self.watermark.0 {
@@ -419,7 +419,7 @@ impl Recovery {
 /// Whether `block` may stand at `offset` of its segment while `opening` is under way: an opening
 /// stands at the start, its parts in order and together, and nothing else does.
 fn follows(block: &BlockView<'_>, opening: Option<(u32, u32)>, offset: u64) -> bool {
-    match (opening_of(block), opening) {
+    match (block.segment_open(), opening) {
         (Some(open), None) => open.part == 0 && offset == 0,
         (Some(open), Some(expected)) => (open.part, open.parts) == expected && offset != 0,
         (None, None) => offset != 0,
@@ -427,13 +427,6 @@ fn follows(block: &BlockView<'_>, opening: Option<(u32, u32)>, offset: u64) -> b
     }
 }
 
-fn opening_of(block: &BlockView<'_>) -> Option<SegmentOpen> {
-    match block.records().next() {
-        Some(Record::SegmentOpen(open)) if block.role() == BlockRole::SegmentOpen => Some(open),
-        _ => None,
-    }
-}
-
 fn opener_of(block: &BlockView<'_>) -> Option<Opener> {
-    opening_of(block).map(|open| Opener { open, durable_lsn: block.durable_lsn() })
+    block.segment_open().map(|open| Opener { open, durable_lsn: block.durable_lsn() })
 }
