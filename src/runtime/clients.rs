@@ -14,9 +14,10 @@ use glommio::timer::Timer;
 
 use super::buffers::Size;
 use super::clock;
+use super::config::NodeConfig;
 use super::core::Core;
 use super::link::{Link, Patience};
-use super::local::{Flag, let_others_run};
+use super::local::let_others_run;
 use crate::base::Moment;
 use crate::model::ConnId;
 use crate::model::limits::HANDSHAKE_DEADLINE;
@@ -36,8 +37,6 @@ struct Client {
     link: Rc<Link>,
     /// Bytes delivered to the shard and not given back.
     held_bytes: Cell<usize>,
-    /// Some were given back, or the connection is closed.
-    room: Flag,
     /// Whether the shard ever answered it; until then it is a stranger.
     answered: Cell<bool>,
     /// When a stranger, or a connection that is being closed, is cut off.
@@ -98,7 +97,7 @@ impl Clients {
             let held = client.held_bytes.get();
             assert!(bytes <= held, "{conn:?} got {bytes} of {held} bytes back");
             client.held_bytes.set(held - bytes);
-            client.room.set();
+            client.link.room.set();
         }
     }
 
@@ -107,7 +106,6 @@ impl Clients {
         if let Some(client) = self.get(conn) {
             client.deadline.set(clock::now().after(CLOSING_DEADLINE));
             client.link.close_after_flush();
-            client.room.set();
         }
     }
 
@@ -115,7 +113,6 @@ impl Clients {
     pub(super) fn close_all(&self) {
         for client in self.open.borrow().values() {
             client.link.close();
-            client.room.set();
         }
     }
 
@@ -133,7 +130,6 @@ impl Clients {
         for client in self.open.borrow().values() {
             if client.deadline.get() <= now {
                 client.link.close();
-                client.room.set();
             }
         }
     }
@@ -144,7 +140,6 @@ impl Clients {
         let stranger = open.values().find(|c| !c.answered.get() && !c.link.is_closed());
         stranger.is_some_and(|client| {
             client.link.close();
-            client.room.set();
             true
         })
     }
@@ -155,7 +150,6 @@ impl Clients {
         let client = Rc::new(Client {
             link,
             held_bytes: Cell::new(0),
-            room: Flag::default(),
             answered: Cell::new(false),
             deadline: Cell::new(clock::now().after(HANDSHAKE_DEADLINE)),
             dirty: Cell::new(false),
@@ -198,12 +192,20 @@ fn open(core: &Rc<Core>, stream: TcpStream) {
     .detach();
 }
 
+/// Whether a connection has delivered enough for now: its budget is used up, or it is slower to
+/// take replies than to ask for them.
+fn must_pause(config: &NodeConfig, client: &Client) -> bool {
+    let full = client.held_bytes.get() >= config.connection_bytes
+        || client.link.waiting_bytes() >= config.send_queue_bytes / 4;
+    full && !client.link.is_closed()
+}
+
 /// Moves bytes to the shard until the connection ends.
 async fn read(core: &Rc<Core>, conn: ConnId, client: &Client) {
     let mut size = Size::Small;
     loop {
-        while client.held_bytes.get() >= core.config.connection_bytes && !client.link.is_closed() {
-            client.room.wait().await;
+        while must_pause(&core.config, client) {
+            client.link.room.wait().await;
         }
         let (bytes, more) = match client.link.receive(&core.buffers, size).await {
             Ok((bytes, _)) if bytes.is_empty() => return,
@@ -214,6 +216,10 @@ async fn read(core: &Rc<Core>, conn: ConnId, client: &Client) {
             return;
         }
         size = size.after(bytes.len());
+        if client.link.is_closing() {
+            // The shard has said its last word; what still comes is dropped.
+            continue;
+        }
         client.held_bytes.set(client.held_bytes.get() + bytes.len());
         core.input(Input::ClientBytes { conn, bytes });
         if more {

@@ -80,7 +80,6 @@ pub(super) struct Core {
     busy: Flag,
     busy_until: Cell<Moment>,
     end: RefCell<Option<End>>,
-    carried_bytes: Cell<u64>,
     /// Tasks are to end.
     pub(super) stopping: Cell<bool>,
     /// Second descriptors of the listening sockets, to end their accepts with.
@@ -125,7 +124,6 @@ impl Core {
             busy: Flag::default(),
             busy_until: Cell::default(),
             end: RefCell::default(),
-            carried_bytes: Cell::new(0),
             stopping: Cell::new(false),
             listeners: RefCell::new(parts.listeners),
         })
@@ -140,7 +138,7 @@ impl Core {
 
     /// Counts bytes of bulk frames that had to be moved to another block.
     pub(super) fn note_carried(&self, bytes: usize) {
-        self.carried_bytes.set(self.carried_bytes.get() + bytes as u64);
+        self.shard.borrow_mut().note_carried(bytes as u64);
     }
 
     /// Runs the shard until it ends.

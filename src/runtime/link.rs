@@ -96,6 +96,9 @@ pub(super) struct Link {
     /// Close when the outbox is empty.
     closing: Cell<bool>,
     closed: Cell<bool>,
+    /// Wakes a reader that paused: something was sent, or the link is closed. Whoever else gives
+    /// the reader a reason to go on sets it too.
+    pub(super) room: Flag,
 }
 
 impl Link {
@@ -112,6 +115,7 @@ impl Link {
             sender: Flag::default(),
             closing: Cell::new(false),
             closed: Cell::new(false),
+            room: Flag::default(),
         });
         let socket = link.borrow_descriptor();
         let socket = SockRef::from(&socket);
@@ -141,6 +145,11 @@ impl Link {
     /// Whether the socket has been shut down.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.get()
+    }
+
+    /// Whether it is only open for what is still to be sent.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.get()
     }
 
     /// Adds a frame; [`Link::flush`] sends it.
@@ -228,6 +237,7 @@ impl Link {
             return;
         }
         *self.outbox.borrow_mut() = Outbox::default();
+        self.room.set();
         // Fails only if the other end has closed already.
         let _ = SockRef::from(&self.borrow_descriptor()).shutdown(std::net::Shutdown::Both);
         self.sender.set();
@@ -313,6 +323,7 @@ async fn send_when_full(link: Rc<Link>, mut stream: TcpStream) {
             Ok(sent) => {
                 link.outbox.borrow_mut().on_sent(sent);
                 link.flush();
+                link.room.set();
             }
             Err(_) => link.close(),
         }

@@ -118,6 +118,12 @@ impl Shard {
         &self.counters
     }
 
+    /// Counts bytes that the world had to move while receiving bulk frames, because a frame did
+    /// not fit into the rest of its block.
+    pub fn note_carried(&mut self, bytes: u64) {
+        self.counters.copied_bytes_carry += bytes;
+    }
+
     /// The groups that live here, by id.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.slots.iter().map(|slot| slot.id)

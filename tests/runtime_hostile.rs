@@ -1,0 +1,202 @@
+//! Clients and peers that are broken or mean: each is cut off, and nobody else notices.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test waits in real time, and what it did not expect ends it"
+)]
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+use catamaran::base::Prng;
+use catamaran::model::{BootCounter, ClusterId, GroupId, LogIndex, NodeId, NodeUuid, ShardId};
+use catamaran::wire::client::{Consistency, Hello, Read, encode_hello, encode_read};
+use catamaran::wire::peer::{
+    HANDSHAKE_FRAME_BYTES, Handshake, Lane, PeerFacts, decode_handshake, encode_hello as peer_hello,
+};
+
+mod nodes_in_process;
+
+use nodes_in_process::{CLUSTER, Cluster, append, read_all};
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+}
+
+/// Reads to the end, whether the other side closes politely or not; returns how long that took.
+fn until_closed(mut stream: &TcpStream) -> Duration {
+    let begin = Instant::now();
+    let mut sink = [0; 4096];
+    loop {
+        match stream.read(&mut sink) {
+            Ok(0) => return begin.elapsed(),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return begin.elapsed(),
+            Err(error) => panic!("it was not closed: {error}"),
+        }
+    }
+}
+
+fn client_hello() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let hello =
+        Hello { version_min: 1, version_max: 1, cluster: ClusterId::default(), name: "test" };
+    encode_hello(&mut bytes, 1, &hello);
+    bytes
+}
+
+#[test]
+fn garbage_and_silence_are_cut_off_and_others_go_on() {
+    let mut cluster = Cluster::new(1, 1, 1);
+    cluster.start_all();
+    let client = cluster.client();
+    let (clients, peers) = {
+        let own = cluster.configs[0].own_address();
+        (own.client_port_base, own.peer_port_base)
+    };
+    // Opened first, so that its five seconds pass while the rest happens.
+    let silent = [connect(clients), connect(peers)];
+    let mut half = [connect(clients), connect(peers)];
+    half[0].write_all(&client_hello()[..20]).unwrap();
+    half[1].write_all(&[0; 100]).unwrap();
+    let opened = Instant::now();
+
+    let mut chance = Prng::new(7);
+    for length in [1_usize, 39, 40, 192, 5000, 100_000] {
+        for port in [clients, peers] {
+            let mut stream = connect(port);
+            let garbage: Vec<u8> =
+                (0..length.max(200)).map(|_| chance.next_u64().to_le_bytes()[0]).collect();
+            // It may be cut off before it has said everything.
+            let _ = stream.write_all(&garbage);
+            assert!(until_closed(&stream) < Duration::from_secs(4), "{length} bytes to {port}");
+        }
+        append(&client, 1, "goes on");
+    }
+    for stream in silent.iter().chain(&half) {
+        until_closed(stream);
+        let after = opened.elapsed();
+        assert!(after > Duration::from_secs(4) && after < Duration::from_secs(8), "{after:?}");
+    }
+    assert_eq!(read_all(&client, 1).len(), 6);
+    drop(client);
+    cluster.stop_all();
+}
+
+#[test]
+fn a_client_that_never_reads_is_cut_off() {
+    let mut cluster = Cluster::new(1, 1, 1);
+    cluster.configs[0].send_queue_bytes = 1 << 20;
+    cluster.start_all();
+    let client = cluster.client();
+    let record = "x".repeat(100_000);
+    for _ in 0..8 {
+        append(&client, 1, &record);
+    }
+    let mut greedy = connect(cluster.configs[0].own_address().client_port_base);
+    greedy.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut requests = client_hello();
+    let read =
+        Read { from: LogIndex::new(1), max_bytes: 900_000, consistency: Consistency::Linearizable };
+    for correlation in 2..200 {
+        encode_read(&mut requests, correlation, GroupId::new(1), &read);
+    }
+    greedy.write_all(&requests).unwrap();
+    // Not read: what the sockets hold fills up, then the queue, then it is over. The others are
+    // served all the while.
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        append(&client, 1, "served");
+    }
+    until_closed(&greedy);
+    drop(client);
+    cluster.stop_all();
+}
+
+#[test]
+fn strangers_make_room_for_others_when_the_connections_are_used_up() {
+    let mut cluster = Cluster::new(1, 1, 1);
+    cluster.configs[0].connections_max = 4;
+    cluster.start_all();
+    let port = cluster.configs[0].own_address().client_port_base;
+    let strangers: Vec<TcpStream> = (0..4).map(|_| connect(port)).collect();
+    let client = cluster.client();
+    append(&client, 1, "let in");
+    assert!(until_closed(&strangers[0]) < Duration::from_secs(2), "the oldest had to go");
+    drop(client);
+    cluster.stop_all();
+}
+
+/// What a node with this id and directory would say.
+fn facts(node: u16, uuid: u8, boot: u64) -> PeerFacts {
+    let (version_min, version_max) = PeerFacts::VERSIONS;
+    PeerFacts {
+        version_min,
+        version_max,
+        lane: Lane::Control,
+        node: NodeId::new(node),
+        to_node: NodeId::new(2),
+        shard: ShardId::new(0),
+        shard_count: 1,
+        cluster: CLUSTER,
+        uuid: NodeUuid::new([uuid; 16]),
+        boot: BootCounter::new(boot),
+        nonce: 77,
+        echo: 0,
+        credit_bytes: 1 << 20,
+    }
+}
+
+/// What node 2 answers: nothing if it opens the stream, or the text of its refusal.
+fn answer_to(port: u16, facts: &PeerFacts) -> Result<(), String> {
+    let mut stream = connect(port);
+    stream.write_all(&peer_hello(facts)).unwrap();
+    let mut answer = [0; HANDSHAKE_FRAME_BYTES];
+    stream.read_exact(&mut answer).unwrap();
+    match decode_handshake(&answer).unwrap() {
+        Handshake::Welcome(theirs) => {
+            assert_eq!((theirs.echo, theirs.node), (77, NodeId::new(2)));
+            Ok(())
+        }
+        Handshake::Refused { text, .. } => {
+            let text = text.to_owned();
+            until_closed(&stream);
+            Err(text)
+        }
+        Handshake::Hello(_) => panic!("a hello is no answer"),
+    }
+}
+
+#[test]
+fn a_peer_is_who_it_was_or_is_refused() {
+    let mut cluster = Cluster::new(2, 1, 1);
+    // Only node 2 runs: the test is node 1.
+    cluster.start(1);
+    let port = cluster.configs[1].own_address().peer_port_base;
+    let refused = |facts: PeerFacts, word: &str| {
+        let text = answer_to(port, &facts).unwrap_err();
+        assert!(text.contains(word), "{text}");
+    };
+    refused(facts(9, 1, 5), "not in the configuration");
+    refused(PeerFacts { cluster: ClusterId::new([8; 16]), ..facts(1, 1, 5) }, "cluster");
+    refused(PeerFacts { shard_count: 2, ..facts(1, 1, 5) }, "shards");
+    refused(PeerFacts { to_node: NodeId::new(3), ..facts(1, 1, 5) }, "wants node 3");
+    refused(PeerFacts { version_min: 9, version_max: 9, ..facts(1, 1, 5) }, "versions 9");
+    // None of these taught anything. The first good one does, for good.
+    answer_to(port, &facts(1, 1, 5)).unwrap();
+    answer_to(port, &facts(1, 1, 5)).unwrap();
+    refused(facts(1, 2, 6), "not the one known");
+    refused(facts(1, 1, 4), "boot counter is 4");
+    cluster.stop(1);
+    cluster.start(1);
+    refused(facts(1, 2, 6), "not the one known");
+    refused(facts(1, 1, 4), "boot counter is 4");
+    answer_to(port, &facts(1, 1, 6)).unwrap();
+    refused(facts(1, 1, 5), "boot counter is 5");
+    cluster.stop(1);
+}
