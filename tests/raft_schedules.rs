@@ -79,7 +79,7 @@ impl Schedule {
             }
             790..820 => {
                 if let Some(leader) = self.any_leader() {
-                    self.cluster.read(leader);
+                    self.cluster.read(leader, 1);
                 }
             }
             820..880 => {
@@ -247,7 +247,7 @@ impl Schedule {
         let leader = self.cluster.leader().expect("a healed group elects a leader");
         let ready = self.cluster.oracle.reads_ready;
         self.cluster.put(leader, 2);
-        self.cluster.read(leader);
+        self.cluster.read(leader, 1);
         let last = self.cluster.group(leader).last();
         self.cluster.run(Duration::from_secs(1));
         self.cluster.check_all();

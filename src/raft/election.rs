@@ -206,7 +206,8 @@ impl Group {
         if let Some(leader) = leader {
             self.term_leader = Some(leader.node);
         }
-        self.set_role(Role::Follower(Follower::new(leader, self.commit)), fx);
+        let durable = self.durability.upto();
+        self.set_role(Role::Follower(Follower::new(leader, self.commit, durable)), fx);
         if !was_follower {
             // A follower's own timer goes on: a stranger with a high term is no leader.
             self.arm_election_timer();

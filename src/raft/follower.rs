@@ -246,7 +246,12 @@ impl Group {
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(leader) = follower.leader else { return };
         let matched = durable.min(follower.vouched);
-        let reject = follower.reject.take().filter(|(prev, _)| follower.vouched < *prev);
+        let mut reject = follower.reject.take();
+        if reject.is_some_and(|(prev, _)| prev <= follower.vouched) {
+            // Overtaken: the leader has vouched for that entry meanwhile, so the news are good.
+            reject = None;
+            follower.ack_due = true;
+        }
         let ack = follower.ack_due || follower.acked < matched;
         if ack {
             follower.ack_due = false;

@@ -86,7 +86,7 @@ impl Group {
             vote: hard_state.vote,
             term_leader: None,
             commit,
-            role: Role::Follower(Follower::new(None, commit)),
+            role: Role::Follower(Follower::new(None, commit, last.index)),
             election_at: Moment::NEVER,
             leader_heard: None,
             vote_hold_until: hold,

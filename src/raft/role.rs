@@ -48,14 +48,10 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(leader: Option<Member>, commit: LogIndex) -> Self {
-        Self {
-            leader,
-            vouched: commit,
-            acked: LogIndex::BEFORE_FIRST,
-            ack_due: false,
-            reject: None,
-        }
+    /// Knows of nothing but the committed prefix, of which `durable` is durable; the leader asks
+    /// about that first, so it is not told unasked.
+    pub(super) fn new(leader: Option<Member>, commit: LogIndex, durable: LogIndex) -> Self {
+        Self { leader, vouched: commit, acked: commit.min(durable), ack_due: false, reject: None }
     }
 }
 

@@ -7,7 +7,7 @@ use super::follower::is_sane;
 use super::progress::Phase;
 use super::role::{Follower, Role};
 use super::{Effect, Effects, Group, Message};
-use crate::model::{EntryId, Member, Membership};
+use crate::model::{EntryId, LogIndex, Member, Membership};
 
 impl Group {
     /// Sends a snapshot to a peer that needs what was trimmed here, and again if it does not
@@ -81,7 +81,9 @@ impl Group {
                 last.index
             }
         };
-        let follower = Follower { vouched, ..Follower::new(Some(from), self.commit) };
+        // As if nothing had been acknowledged, so that it is as soon as the reset is durable.
+        let nothing = LogIndex::BEFORE_FIRST;
+        let follower = Follower { vouched, ..Follower::new(Some(from), nothing, nothing) };
         self.role = Role::Follower(follower);
     }
 }

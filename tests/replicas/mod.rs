@@ -442,12 +442,19 @@ impl Cluster {
         self.finish_turn(id, fx);
     }
 
-    pub(crate) fn read(&mut self, id: NodeId) -> ReadToken {
-        self.reads += 1;
-        let token = ReadToken(self.reads);
-        self.oracle.read_asked(token);
-        self.with(id, |group, now, fx| group.read_index(now, token, fx));
-        token
+    /// So many reads in one turn.
+    pub(crate) fn read(&mut self, id: NodeId, count: u64) {
+        let first = self.reads + 1;
+        self.reads += count;
+        let tokens: Vec<ReadToken> = (first..=self.reads).map(ReadToken).collect();
+        for token in &tokens {
+            self.oracle.read_asked(*token);
+        }
+        self.with(id, |group, now, fx| {
+            for token in tokens {
+                group.read_index(now, token, fx);
+            }
+        });
     }
 
     /// Trims a replica's log to the end of the batch that contains `index`, as retention would.
