@@ -11,9 +11,9 @@ use catamaran::model::GroupId;
 /// Puts a disk where a node would have it: `node.toml`, `shard-00` and the segments.
 fn lay_out(disk: &Disk, directory: &Path) {
     let shard = directory.join("shard-00");
-    std::fs::create_dir_all(&shard).unwrap();
+    std::fs::create_dir_all(&shard).expect("a temporary directory");
     for (segment, bytes) in &disk.files {
-        std::fs::write(shard.join(segment.file_name()), bytes).unwrap();
+        std::fs::write(shard.join(segment.file_name()), bytes).expect("a temporary directory");
     }
     let identity = identity();
     let text = format!(
@@ -21,7 +21,7 @@ fn lay_out(disk: &Disk, directory: &Path) {
          boot_counter = 1\n",
         identity.cluster, identity.node
     );
-    std::fs::write(directory.join("node.toml"), text).unwrap();
+    std::fs::write(directory.join("node.toml"), text).expect("a temporary directory");
 }
 
 fn walcat(arguments: &[&str], directory: &Path) -> (i32, String, String) {
@@ -29,10 +29,10 @@ fn walcat(arguments: &[&str], directory: &Path) -> (i32, String, String) {
         .args(arguments)
         .current_dir(directory)
         .output()
-        .unwrap();
+        .expect("it was built");
     let Output { status, stdout, stderr } = program;
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (status.code().expect("it ended by itself"), text(stdout), text(stderr))
 }
 
 fn log() -> World {
