@@ -2,6 +2,7 @@
 
 use core::fmt;
 use std::io;
+use std::panic;
 use std::path::Path;
 use std::process;
 use std::sync::{Arc, OnceLock};
@@ -42,6 +43,7 @@ pub(crate) fn init(arguments: &InitArguments) -> Result<(), Failure> {
 
 /// Runs the node until it is told to stop, or cannot go on.
 pub(crate) fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
+    end_with_any_thread();
     let mut config = load(&arguments.config, arguments.profile.as_deref())?;
     config.allow_buffered |= arguments.allow_buffered;
     // Before any other thread exists, so that all of them leave the signals to this one.
@@ -84,6 +86,16 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
     node.join()?;
     terminal::event(Level::Info, "stopped", &[]);
     Ok(())
+}
+
+/// A panic in one thread ends the process, as release builds do by themselves: a node of which a
+/// shard is dead helps nobody.
+fn end_with_any_thread() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        process::abort();
+    }));
 }
 
 fn announce(config: &Config) {
