@@ -29,7 +29,7 @@ use super::worker::{Worker, oneshot};
 use crate::base::Moment;
 use crate::model::limits::HANDSHAKE_DEADLINE;
 use crate::model::{BootCounter, NodeId, NodeUuid, ShardId, StreamId};
-use crate::shard::{Frame, Input, Lane, Part};
+use crate::shard::{Frame, Input, Lane, Part, PeerFault};
 use crate::wire::peer::{
     HANDSHAKE_FRAME_BYTES, Handshake, HandshakeError, PeerFacts, check_hello, decode_handshake,
     encode_hello, encode_refused, encode_welcome,
@@ -314,6 +314,7 @@ async fn accepted(core: Rc<Core>, link: Rc<Link>) {
     let mut hello = [0; HANDSHAKE_FRAME_BYTES];
     let received = link.receive_exact(&mut hello).await;
     if received.is_err() {
+        core.input(Input::PeerRefused { fault: PeerFault::Handshake });
         return link.close();
     }
     match judge(&core, &hello).await {
@@ -326,6 +327,7 @@ async fn accepted(core: Rc<Core>, link: Rc<Link>) {
             say(&link, &encode_refused(&error));
             link.close_after_flush();
             let reason = error.to_string();
+            core.input(Input::PeerRefused { fault: PeerFault::Handshake });
             core.teller.tell(EventKind::PeerRefused { peer: from, reason });
         }
     }
@@ -386,6 +388,7 @@ async fn serve(core: &Rc<Core>, peer: NodeId, lane: Lane, link: &Rc<Link>, credi
         Lane::Bulk => {
             if let Err(reason) = read_bulk(core, peer, number, link).await {
                 stream.reason.set(reason);
+                core.input(Input::PeerRefused { fault: PeerFault::Frame });
             }
         }
     }

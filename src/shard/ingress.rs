@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::effects::{Effect, Effects};
-use super::input::{Input, Inputs};
+use super::input::{Input, Inputs, PeerFault};
 use super::slot::{Origin, Request};
 use super::{Draining, Shard};
 use crate::model::batch::BATCH_HEADER_BYTES;
@@ -36,11 +36,17 @@ impl Shard {
                 self.clients.open(conn);
             }
             Input::ClientBytes { conn, bytes } => self.on_client_bytes(conn, bytes, fx),
-            Input::ClientClosed { conn } => self.clients.close(conn),
+            Input::ClientClosed { conn } => {
+                let was_greeted = self.clients.get(conn).is_none_or(|client| client.is_greeted);
+                self.counters.client_strangers += u64::from(!was_greeted);
+                self.clients.close(conn);
+            }
             Input::PeerUp { peer, lane, stream, credit_bytes } => {
                 self.on_peer_up(peer, lane, stream, credit_bytes);
             }
             Input::PeerDown { peer, lane, stream } => self.on_peer_down(peer, lane, stream),
+            Input::PeerRefused { fault: PeerFault::Handshake } => self.counters.peer_refused += 1,
+            Input::PeerRefused { fault: PeerFault::Frame } => self.counters.peer_malformed += 1,
             Input::PeerControl { peer, stream, bytes } => {
                 self.on_peer_control(peer, stream, bytes, fx);
             }

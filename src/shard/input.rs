@@ -26,6 +26,15 @@ pub enum IoFault {
     Short,
 }
 
+/// What a peer was turned away for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerFault {
+    /// Its handshake was wrong, or did not come in time.
+    Handshake,
+    /// Its bulk stream was not one of frames. `Input::PeerDown` follows.
+    Frame,
+}
+
 /// One thing that happened in the world since the last turn.
 #[derive(Debug)]
 pub enum Input {
@@ -66,6 +75,12 @@ pub enum Input {
         lane: Lane,
         /// Which incarnation; one that is not current is ignored (N-06).
         stream: StreamId,
+    },
+    /// The world turned a peer away for what it sent, before the shard could see it: only
+    /// counted here, so that hostility shows in `Status`.
+    PeerRefused {
+        /// Where.
+        fault: PeerFault,
     },
     /// Bytes from a peer's control stream, cut anywhere.
     PeerControl {

@@ -37,7 +37,7 @@ mod invariants;
 pub use crate::raft::Timing;
 pub use config::{NodeAddress, RetentionLimits, ShardConfig, WorldFacts};
 pub use effects::{Effect, Effects, Frame, Notice, Part};
-pub use input::{Input, Inputs, IoFault, Lane, ReadSeq};
+pub use input::{Input, Inputs, IoFault, Lane, PeerFault, ReadSeq};
 pub use status::GroupStatus;
 
 use crate::base::{Arena, Moment};

@@ -24,6 +24,8 @@ counters! {
     turns,
     /// Client connections accepted.
     client_connections,
+    /// Client connections that ended without a hello that was accepted.
+    client_strangers,
     /// Client frames taken in.
     client_frames,
     /// Client frames or streams refused for what they were (bad CRC, length, version, kind).
@@ -77,6 +79,8 @@ counters! {
     wal_rewritten_bytes,
     /// Peer streams that came up.
     peer_streams,
+    /// Handshakes on the peer port that were refused, or did not come.
+    peer_refused,
     /// Frames sent to peers.
     peer_frames_sent,
     /// Bulk bytes sent to peers.
