@@ -38,6 +38,9 @@ use crate::wal::{Geometry, Identity};
 
 /// Connections that may wait for their accept.
 const BACKLOG: i32 = 1024;
+/// How long a port in use may belong to our own process that was killed just before.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
+const PORT_PAUSE: Duration = Duration::from_millis(10);
 /// Short preemption timers cost latency and run into an executor that parks with runnable tasks.
 const PREEMPT_TIMER: Duration = Duration::from_millis(100);
 /// The executor's own rings pin this; the log has its own memory.
@@ -309,7 +312,12 @@ fn boot(setup: Setup) -> Result<(Rc<Core>, Sockets), StartError> {
     let recover::Outcome { recovered, read_bytes } = recover::recover(&log)?;
     let teller = Teller::new(setup.shard, setup.events);
     if let Some(cut) = &recovered.cut {
-        teller.tell(EventKind::Cut { what: format!("{cut:?}") });
+        let what = format!(
+            "the log ends at LSN {}: {}; {} blocks behind it, up to LSN {}, were never \
+             acknowledged and are discarded",
+            cut.lsn, cut.reason, cut.discarded_blocks, cut.discarded_until
+        );
+        teller.tell(EventKind::Cut { what });
     }
     let extents = config.arena_bytes_per_shard / BLOCK_BYTES_MAX;
     let arena = Arena::new(extents, BLOCK_BYTES_MAX);
@@ -455,8 +463,8 @@ impl Sockets {
         let addresses = [own.client_port_base, own.peer_port_base]
             .map(|base| SocketAddr::new(config.bind, port_of(base, shard)));
         Ok(Self {
-            clients: bind(addresses[0]).map_err(in_use(addresses[0], "clients"))?,
-            peers: bind(addresses[1]).map_err(in_use(addresses[1], "peers"))?,
+            clients: bind_soon(addresses[0]).map_err(in_use(addresses[0], "clients"))?,
+            peers: bind_soon(addresses[1]).map_err(in_use(addresses[1], "peers"))?,
             addresses,
         })
     }
@@ -479,6 +487,23 @@ fn in_use(
     purpose: &'static str,
 ) -> impl FnOnce(std::io::Error) -> EnvironmentError {
     move |error| EnvironmentError::PortInUse { address: address.to_string(), purpose, error }
+}
+
+/// Binds, with patience: the kernel takes down the rings of a killed process after the process is
+/// gone, and the sockets that they held with them, some milliseconds later. A supervisor that
+/// restarts a node at once must not hear that its own port is in use.
+fn bind_soon(address: SocketAddr) -> std::io::Result<Socket> {
+    let mut pauses = PORT_PATIENCE.as_millis() / PORT_PAUSE.as_millis();
+    loop {
+        match bind(address) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && pauses > 0 => {
+                #[expect(clippy::disallowed_methods, reason = "no shard runs yet")]
+                std::thread::sleep(PORT_PAUSE);
+                pauses -= 1;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// Without SO_REUSEPORT, which the executor's own bind would set: two nodes could then share a
