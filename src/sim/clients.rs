@@ -172,9 +172,10 @@ impl World {
         let batch_max = block - block / 16 - BATCH_HEADER_BYTES as u64;
         let one = &mut self.clients[client];
         if one.slots[slot].is_none() {
-            if !self.chaotic {
+            if !self.chaotic || self.requests_left == 0 {
                 return Ok(()); // The healed world answers what is open and begins nothing.
             }
+            self.requests_left -= 1;
             one.slots[slot] = Some(one.draw(self.plan.groups, &mut self.checker, batch_max)?);
         }
         let want = one.slots[slot].clone().expect("set above");
@@ -248,7 +249,10 @@ impl World {
                 encode_append(&mut frame, correlation, *group, None, &records);
             }
             Want::Read { group, from, consistency, .. } => {
-                let max_bytes = u32::try_from(one.prng.between(1, 32 << 10)).expect("small");
+                // The auditor has a whole log to read.
+                let low = if one.id == one.load.clients { 512 << 10 } else { 1 };
+                let drawn = one.prng.between(low, (32 << 10).max(low + 1));
+                let max_bytes = u32::try_from(drawn).expect("below a MiB");
                 let read = Read { from: *from, max_bytes, consistency: *consistency };
                 encode_read(&mut frame, correlation, *group, &read);
             }

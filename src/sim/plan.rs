@@ -10,6 +10,9 @@ use core::time::Duration;
 use crate::base::Prng;
 use crate::wal::Geometry;
 
+/// Bytes of one extent of a simulated arena: a few of the largest blocks.
+const ARENA_EXTENT_BYTES: usize = 256 << 10;
+
 /// A range of durations, drawn from evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Between {
@@ -106,6 +109,8 @@ pub struct ChaosPlan {
 pub struct LoadPlan {
     /// How many clients there are.
     pub clients: u32,
+    /// Requests of all clients together; what stays of the run afterwards is quiet.
+    pub requests: u64,
     /// Requests one client has under way at once.
     pub in_flight: u32,
     /// From a reply to the next request.
@@ -174,15 +179,21 @@ impl Plan {
         let net = draw_net(&mut prng);
         let chaos = draw_chaos(&mut prng, nodes);
         let load = draw_load(&mut prng, &geometry);
+        let credit_bytes: u64 = *pick(&mut prng, &[64 << 10, 256 << 10, 1 << 20]);
+        // What all peers together may send and have sent to them, and room to work: with less,
+        // two nodes can wait for each other's memory for ever.
+        let peers = 2 * (u64::from(nodes) - 1);
+        let lent = usize::try_from(peers * credit_bytes).expect("a few MiB");
+        let arena_extents = lent.div_ceil(ARENA_EXTENT_BYTES) + *pick(&mut prng, &[12, 24]);
         Self {
             seed,
             nodes,
             shards: *pick(&mut prng, &[1, 1, 2]),
             groups: *pick(&mut prng, &[1, 1, 2, 3, 5, 8, 13]),
             geometry,
-            arena_extents: *pick(&mut prng, &[24, 32, 64]),
-            arena_extent_bytes: 256 << 10,
-            credit_bytes: *pick(&mut prng, &[256 << 10, 1 << 20, 4 << 20]),
+            arena_extents,
+            arena_extent_bytes: ARENA_EXTENT_BYTES,
+            credit_bytes,
             uncommitted_bytes_max: *pick(&mut prng, &[16 << 10, 256 << 10, 4 << 20]),
             direct_frame_bytes_min: *pick(&mut prng, &[4 << 10, 16 << 10, 1 << 20]),
             segments_ahead: *pick(&mut prng, &[1, 1, 2, 3]),
@@ -298,6 +309,7 @@ fn draw_load(prng: &mut Prng, geometry: &Geometry) -> LoadPlan {
     let record_bytes_max = *pick(prng, &[64, 400, 2000, u64::from(geometry.block_bytes_max) / 4]);
     LoadPlan {
         clients: *pick(prng, &[1, 2, 4, 8]),
+        requests: *pick(prng, &[100, 500, 2000, 5000]),
         in_flight: *pick(prng, &[1, 4, 16]),
         think: *pick(
             prng,

@@ -92,6 +92,8 @@ pub(super) struct World {
     pub(super) audit: Audit,
     pub(super) tally: Tally,
     pub(super) summary: Summary,
+    /// Requests that clients may still begin.
+    pub(super) requests_left: u64,
     /// What each cut so far still stops.
     pub(super) cuts: Vec<CutLinks>,
     /// Faults are made; afterwards the world only heals.
@@ -142,6 +144,7 @@ impl World {
             net: Net::new(nodes, shards),
             conns: Conns::default(),
             clients,
+            requests_left: plan.load.requests,
             cuts: Vec::new(),
             checker: Checker::new(plan.groups, plan.nodes),
             audit: Audit::new(plan.groups),
