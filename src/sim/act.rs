@@ -184,25 +184,23 @@ impl World {
     }
 
     /// A device ends a read.
-    pub(super) fn on_read_ends(&mut self, at: At, read: ReadSeq, well: bool) -> Check {
+    pub(super) fn on_read_ends(&mut self, at: At, read: ReadSeq, well: bool) {
         if self.postponed(at, Event::ReadEnds(at, read, well)) {
-            return Ok(());
+            return;
         }
-        let Some(live) = self.live_at(at) else { return Ok(()) };
+        let Some(live) = self.live_at(at) else { return };
         let pending = live.reads.remove(&read).expect("submitted in this run");
         let PendingRead { segment, offset, mut buf } = pending;
         let result = if well {
+            // A file that was recycled or removed meanwhile: the descriptor still reads something.
             let disk = &self.nodes[at.node].cores[at.shard].disk;
-            if !disk.read(segment, offset, &mut buf, &mut self.prng.disk) {
-                fail!(DeviceContract, "{at:?} reads {} at {offset} of {segment:?}", buf.len());
-            }
-            Ok(())
+            let found = disk.read(segment, offset, &mut buf, &mut self.prng.disk);
+            if found { Ok(()) } else { Err(IoFault::Failed { errno: EIO }) }
         } else {
             self.tally.count(Fault::ReadError);
             Err(IoFault::Failed { errno: EIO })
         };
         self.give(at, Input::ReadDone { read, buf, result });
-        Ok(())
     }
 
     fn start_prepare(&mut self, at: At, segment: SegmentNo, recycle: Option<SegmentNo>) -> Check {

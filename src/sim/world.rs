@@ -115,6 +115,9 @@ pub fn run(plan: &Plan, sink: Option<Sink>) -> Result<Summary, Failure> {
     let mut world = World::new(plan, sink);
     let result = world.live();
     let at = world.queue.now();
+    if result.is_err() {
+        world.say_status();
+    }
     world.trace.say(at, format_args!("ends: {result:?}"));
     result.map_err(|failure| Failure {
         oracle: failure.oracle,
@@ -192,7 +195,7 @@ impl World {
             Event::Tick(at) => self.on_tick(at),
             Event::Turn(at) => self.on_turn(at)?,
             Event::WriteEnds(at, write, well) => self.on_write_ends(at, write, well)?,
-            Event::ReadEnds(at, read, well) => self.on_read_ends(at, read, well)?,
+            Event::ReadEnds(at, read, well) => self.on_read_ends(at, read, well),
             Event::SegmentMade(at, segment, well) => self.on_segment_made(at, segment, well),
             Event::Connect { link, epoch } => self.on_connect(link, epoch),
             Event::StreamUp { link, side, epoch } => self.on_stream_up(link, side, epoch),
@@ -211,6 +214,23 @@ impl World {
             Event::Chaos(chaos) => self.on_chaos(chaos)?,
         }
         Ok(())
+    }
+
+    /// Prints what every shard says of itself, for whoever looks for the reason of a failure.
+    fn say_status(&mut self) {
+        if !self.trace.is_read() {
+            return;
+        }
+        let now = self.queue.now();
+        for node in 0..self.nodes.len() {
+            for shard in 0..usize::from(self.plan.shards) {
+                let Some(live) = self.nodes[node].live(shard) else { continue };
+                let (free, all) = (live.arena.free_extents(), live.arena.extents());
+                let status = live.shard.status_text();
+                let line = format_args!("node {node} shard {shard}: {free} of {all} free\n{status}");
+                self.trace.say(now, line);
+            }
+        }
     }
 
     fn sum_up(mut self) -> Summary {
