@@ -126,6 +126,7 @@ impl Progress {
         self.in_flight.push_back(InFlight { last: span.last(), bytes });
         self.in_flight_bytes += u64::from(bytes);
         self.next = span.last().next();
+        self.drop_fetched();
     }
 
     /// Notes that everything up to `matched` is durable there, and frees exactly that.
@@ -173,11 +174,17 @@ impl Progress {
         if self.amnesiac { Moment::ZERO } else { self.heard }
     }
 
-    /// The fetched batch that contains `next`. Drops those that lie before it.
-    pub(super) fn fetched_front(&mut self) -> Option<&LogBatch> {
+    /// Lets go of fetched batches that lie before `next`: each holds a whole extent of the arena,
+    /// and a peer that has caught up asks for no more.
+    fn drop_fetched(&mut self) {
         while self.fetched.front().is_some_and(|batch| batch.span.last() < self.next) {
             self.fetched.pop_front();
         }
+    }
+
+    /// The fetched batch that contains `next`.
+    pub(super) fn fetched_front(&mut self) -> Option<&LogBatch> {
+        self.drop_fetched();
         self.fetched.front().filter(|batch| batch.span.contains(self.next))
     }
 
