@@ -3,6 +3,8 @@
 //! The real builder, planner, index and recovery run over an in-memory disk that keeps any subset
 //! of the sectors in flight (`wal_world`). Claims, one per test, with the rules they show.
 
+#[path = "wal_world/forged.rs"]
+mod forged;
 #[path = "wal_world/vectors.rs"]
 mod vectors;
 mod wal_world;

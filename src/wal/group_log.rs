@@ -164,9 +164,9 @@ pub(super) struct Piece {
     pub(super) bytes: u64,
     /// Ascending; the first one's index is the piece's. A batch is found by reading forward from
     /// the block of the last point at or below it.
-    points: Vec<(LogIndex, Lsn)>,
+    pub(super) points: Vec<(LogIndex, Lsn)>,
     /// The newest block of the piece.
-    newest: Lsn,
+    pub(super) newest: Lsn,
 }
 
 /// One group's log. See the file's comment.
@@ -517,35 +517,6 @@ impl GroupLog {
             base: self.base,
             base_membership: self.base_membership.clone(),
             last: self.last,
-        }
-    }
-
-    /// Facts that hold between any two calls. O(batches in memory).
-    pub(super) fn check(&self) {
-        assert!(self.base.index <= self.last.index, "{self:?}");
-        assert!(self.base.term <= self.last.term, "{self:?}");
-        assert!(self.last.term <= self.hard_state.term || self.last == self.base, "{self:?}");
-        assert!(self.runs.is_sorted_by(|a, b| a.term < b.term && a.first < b.first), "{self:?}");
-        assert!(self.runs.is_empty() == (self.base.index == self.last.index), "{self:?}");
-        if let (Some(first), Some(last)) = (self.runs.first(), self.runs.last()) {
-            assert!(first.first == self.base.index.next() && self.base.term <= first.term);
-            assert!(last.term == self.last.term && last.first <= self.last.index);
-        }
-        let above = |index: LogIndex| self.base.index < index && index <= self.last.index;
-        assert!(self.memberships.iter().all(|(index, _)| above(*index)), "{self:?}");
-        assert!(self.memberships.is_sorted_by(|a, b| a.0 < b.0), "{self:?}");
-        let mut free = self.base.index.next();
-        for (start, piece) in &self.pieces {
-            assert!(free <= *start && *start <= piece.last && above(piece.last), "{self:?}");
-            assert!(piece.points.first().is_some_and(|(first, _)| first == start), "{self:?}");
-            assert!(piece.points.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{self:?}");
-            free = piece.last.next();
-        }
-        if let Some(back) = self.dense.back() {
-            assert!(back.span.last_entry() == self.last, "{self:?}");
-        }
-        for (before, after) in self.dense.iter().zip(self.dense.iter().skip(1)) {
-            assert!(before.span.last().next() == after.span.first, "{self:?}");
         }
     }
 }

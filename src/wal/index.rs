@@ -360,13 +360,6 @@ impl Index {
     pub(super) fn geometry(&self) -> &Geometry {
         &self.geometry
     }
-
-    /// Facts that hold between any two calls. O(batches in memory): for tests and the simulator.
-    pub fn check(&self) {
-        if !self.loading {
-            self.groups.values().for_each(GroupLog::check);
-        }
-    }
 }
 
 fn recovered_group(log: &GroupLog) -> RecoveredGroup {

@@ -22,6 +22,8 @@ mod retention;
 
 mod recovery;
 
+mod invariants;
+
 pub use builder::{BlockBuilder, ClosedBlock, Full, claim_frame, frame_area_bytes};
 pub use format::{
     BLOCK_HEADER_BYTES, BLOCK_VERSION, BlockError, BlockHeader, BlockRole, BlockView,

@@ -60,49 +60,49 @@ pub struct OpeningPlan {
 
 /// A write that is not known to be part of the durable prefix yet.
 #[derive(Clone, Copy, Debug)]
-struct InFlight {
-    write: WriteSeq,
+pub(super) struct InFlight {
+    pub(super) write: WriteSeq,
     /// The position behind it.
-    end: Lsn,
+    pub(super) end: Lsn,
     /// The watermark it carries.
-    durable_lsn: Lsn,
-    placed_at: Moment,
-    done: bool,
+    pub(super) durable_lsn: Lsn,
+    pub(super) placed_at: Moment,
+    pub(super) done: bool,
 }
 
 /// Hands out positions in the log and keeps its durable prefix.
 #[derive(Debug)]
 pub struct Planner {
-    geometry: Geometry,
-    identity_tag: u64,
+    pub(super) geometry: Geometry,
+    pub(super) identity_tag: u64,
     /// Where the next block goes.
-    next: Lsn,
+    pub(super) next: Lsn,
     /// Number of the next write.
-    next_write: WriteSeq,
+    pub(super) next_write: WriteSeq,
     /// In order of position. The front is the first that is not done.
-    in_flight: VecDeque<InFlight>,
+    pub(super) in_flight: VecDeque<InFlight>,
     /// Everything below is durable.
-    durable: Lsn,
+    pub(super) durable: Lsn,
     /// The highest watermark in any durable block.
-    watermark: Lsn,
+    pub(super) watermark: Lsn,
     /// End of the last block that is not a seal.
-    data_end: Lsn,
+    pub(super) data_end: Lsn,
     /// When the log last did anything.
-    active_at: Moment,
+    pub(super) active_at: Moment,
     /// The void of the first opening; afterwards none.
-    boot_void: Option<Void>,
+    pub(super) boot_void: Option<Void>,
     /// Blocks of the current opening that were not placed yet.
-    parts_left: u32,
+    pub(super) parts_left: u32,
     /// The end of the boot opening; nothing else may be placed until it is durable.
-    boot_until: Option<Lsn>,
+    pub(super) boot_until: Option<Lsn>,
     /// How many segments are wanted beyond the current one.
-    segments_ahead: u64,
+    pub(super) segments_ahead: u64,
     /// Segments below this one were asked for.
-    wanted_below: SegmentNo,
+    pub(super) wanted_below: SegmentNo,
     /// Segments that could not be made when they were asked for, ascending.
-    failed: VecDeque<SegmentNo>,
+    pub(super) failed: VecDeque<SegmentNo>,
     /// Segments that are ready, ascending.
-    ready: VecDeque<SegmentNo>,
+    pub(super) ready: VecDeque<SegmentNo>,
 }
 
 impl Planner {
@@ -394,23 +394,6 @@ impl Planner {
         assert!(segment < self.wanted_below && !self.ready.contains(&segment), "{segment:?}");
         let at = self.failed.partition_point(|failed| *failed < segment);
         self.failed.insert(at, segment);
-    }
-
-    /// Facts that hold between any two calls.
-    pub fn check(&self) {
-        assert!(self.watermark <= self.durable, "{self:?}");
-        assert!(self.durable <= self.next, "{self:?}");
-        assert!(self.in_flight.iter().all(|write| write.durable_lsn <= self.durable));
-        assert!(self.in_flight.front().is_none_or(|write| !write.done), "{self:?}");
-        assert!(self.in_flight.iter().is_sorted_by_key(|write| write.end));
-        if self.in_flight.len() > 1 {
-            let last = self.in_flight.back().expect("more than one").end;
-            let in_flight_bytes = last.bytes_since(self.durable);
-            assert!(in_flight_bytes <= self.geometry.in_flight_bytes_max, "{self:?}");
-        }
-        if self.in_flight.is_empty() && self.parts_left == 0 && self.boot_void.is_none() {
-            assert!(self.durable == self.next, "{self:?}");
-        }
     }
 }
 

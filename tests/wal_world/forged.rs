@@ -1,0 +1,163 @@
+//! Blocks whose checksums hold and whose content is nonsense: refused or consistent, never a panic.
+//!
+//! A writer with a bug, or a hand with a hex editor, may leave such blocks. Recovery must say what
+//! contradicts what, and if it accepts them then the index must keep its own invariants.
+
+use catamaran::base::{Arena, Prng};
+use catamaran::model::batch::{encode_batch, encode_record};
+use catamaran::model::{
+    BatchHeader, BatchKind, EntryId, GroupId, HardState, LogIndex, Membership, NodeId, RecordCount,
+    ReplicaId, Span, Term,
+};
+use catamaran::wal::{
+    BlockBuilder, BlockRole, GroupCheckpoint, LogReset, Lsn, Record, RecoverError, SegmentNo,
+    SegmentOpen, Stamp, TermRun, Void, WalMay,
+};
+
+use super::wal_world::{Disk, SMALL, identity, recover};
+
+fn small(prng: &mut Prng, below: u64) -> u64 {
+    // Now and then a number from the end of the range.
+    if prng.chance(1, 200) { u64::MAX - prng.below(3) } else { prng.below(below) }
+}
+
+fn entry(prng: &mut Prng) -> EntryId {
+    EntryId::new(Term::new(small(prng, 5)), LogIndex::new(small(prng, 12)))
+}
+
+fn hard_state(prng: &mut Prng) -> HardState {
+    let vote = prng.chance(1, 2).then(|| NodeId::new(1));
+    let commit = LogIndex::new(if prng.chance(1, 2) { 0 } else { small(prng, 12) });
+    HardState { term: Term::new(small(prng, 3).saturating_add(3)), vote, commit }
+}
+
+fn replica(prng: &mut Prng) -> ReplicaId {
+    ReplicaId::new(if prng.chance(1, 100) { 2 } else { 1 })
+}
+
+fn record(prng: &mut Prng) -> Record {
+    let group = GroupId::new(prng.between(1, 3));
+    let replica = replica(prng);
+    let membership = Membership::of_voters(&[NodeId::new(1)]);
+    match prng.below(6) {
+        0 | 1 => Record::HardState { group, replica, state: hard_state(prng) },
+        2 => Record::LogReset(LogReset {
+            group,
+            replica,
+            last: entry(prng),
+            membership,
+            keep_tail: prng.chance(1, 2),
+        }),
+        3 => Record::Group(GroupCheckpoint {
+            group,
+            replica,
+            hard_state: hard_state(prng),
+            base: if prng.chance(1, 2) { EntryId::BEFORE_FIRST } else { entry(prng) },
+            base_membership: membership,
+            last: entry(prng),
+        }),
+        4 => {
+            let runs = (0..prng.below(4)).map(|_| entry(prng));
+            let runs = runs.map(|run| TermRun { term: run.term, first: run.index }).collect();
+            Record::TermRuns { group, runs }
+        }
+        _ => {
+            let index = LogIndex::new(small(prng, 12));
+            Record::Membership { group, index, membership }
+        }
+    }
+}
+
+fn batch(prng: &mut Prng) -> Vec<u8> {
+    let count = u32::try_from(prng.between(1, 4)).expect("small");
+    let mut body = Vec::new();
+    (0..count).for_each(|_| encode_record(b"x", &mut body));
+    let span = Span {
+        term: Term::new(small(prng, 6)),
+        first: LogIndex::new(1 + small(prng, 12) % (u64::MAX - 10)),
+        count: RecordCount::new(count),
+    };
+    let kinds = [BatchKind::Records, BatchKind::Noop, BatchKind::Configuration];
+    let kind = kinds[usize::try_from(prng.below(30)).expect("small").saturating_sub(27)];
+    encode_batch(GroupId::new(prng.between(1, 3)), ReplicaId::new(1), span, kind, &body)
+}
+
+/// The first block: groups 1 and 2, usually empty and sound.
+fn opening(prng: &mut Prng) -> Vec<Record> {
+    let open = SegmentOpen {
+        part: 0,
+        parts: 1,
+        window_bytes: SMALL.in_flight_bytes_max,
+        segment_bytes: SMALL.segment_bytes,
+        void: Void::default(),
+        oldest: SegmentNo(0),
+    };
+    let mut records = vec![Record::SegmentOpen(open)];
+    if prng.chance(1, 5) {
+        records.extend((0..4).map(|_| record(prng)));
+        return records;
+    }
+    records.extend([1, 2].map(|group| {
+        Record::Group(GroupCheckpoint {
+            group: GroupId::new(group),
+            replica: ReplicaId::new(1),
+            hard_state: HardState { term: Term::new(3), ..HardState::default() },
+            base: EntryId::BEFORE_FIRST,
+            base_membership: Membership::of_voters(&[NodeId::new(1)]),
+            last: EntryId::BEFORE_FIRST,
+        })
+    }));
+    records
+}
+
+fn image(prng: &mut Prng) -> Disk {
+    let mut arena = Arena::new(1, 64 << 10);
+    let mut file = Vec::new();
+    for block in 0..prng.between(2, 10) {
+        let mut builder = BlockBuilder::new(arena.take(4096).expect("sixteen of them"));
+        let role = if block == 0 { BlockRole::SegmentOpen } else { BlockRole::Data };
+        if block == 0 {
+            for record in opening(prng) {
+                builder.push_record(&record).expect("room");
+            }
+        } else {
+            for _ in 0..prng.below(3) {
+                let record = record(prng);
+                let _room = builder.push_record(&record);
+            }
+            for _ in 0..prng.below(4) {
+                let batch = batch(prng);
+                builder.batch_space(batch.len()).copy_from_slice(&batch);
+                if let Ok(header) = BatchHeader::decode(&batch) {
+                    builder.list(&header, replica(prng));
+                }
+            }
+        }
+        let lsn = Lsn::new(block * 4096);
+        let stamp = Stamp { identity_tag: identity().tag(), lsn, durable_lsn: lsn, role };
+        file.extend_from_slice(&builder.close(stamp).buf[..4096]);
+    }
+    file.resize(64 << 10, 0);
+    Disk { files: [(SegmentNo(0), file)].into(), ..Disk::default() }
+}
+
+#[test]
+fn sound_blocks_of_nonsense_are_refused_or_consistent() {
+    let (mut refused, mut accepted) = (0, 0);
+    for seed in 0..8_000 {
+        let disk = image(&mut Prng::new(seed));
+        match recover(&disk, SMALL, WalMay::NotBeEmpty, identity()) {
+            Ok(recovered) => {
+                recovered.index.check();
+                accepted += 1;
+            }
+            Err(
+                RecoverError::Contradiction { .. }
+                | RecoverError::Corrupt { .. }
+                | RecoverError::Empty { .. },
+            ) => refused += 1,
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    assert!(refused > 1000 && accepted > 100, "{refused} refused, {accepted} accepted");
+}
