@@ -29,7 +29,7 @@ impl Group {
         if let Some(membership) = membership {
             // In force from now on, committed or not (thesis 4.1, M-02).
             self.configurations.push(span.first, membership);
-            self.reconcile_peers();
+            self.reconcile_peers(fx);
             // A smaller quorum may already have what was proposed before.
             self.advance_commit(fx);
         }
@@ -301,17 +301,22 @@ impl Group {
         leader.peers.iter().position(|progress| progress.member.node == node)
     }
 
-    /// Brings the list of peers in line with the configuration in force.
-    fn reconcile_peers(&mut self) {
+    /// Brings the list of peers in line with the configuration in force, and greets the new ones.
+    fn reconcile_peers(&mut self, fx: &mut Effects) {
         let (now, next) = (self.now, self.log.last().index.next());
         let membership = self.configurations.newest();
         let Role::Leader(leader) = &mut self.role else { return };
         leader.peers.retain(|peer| membership.members().any(|member| member == peer.member));
+        let mut new = Vec::new();
         for member in membership.members() {
             if member.node != self.settings.node && leader.peer(member.node).is_none() {
                 leader.peers.push(Progress::new(member, next, now));
+                new.push(member.node);
             }
         }
         leader.peers.sort_by_key(|peer| peer.member.node);
+        for node in new {
+            self.nudge_node(node, fx);
+        }
     }
 }
