@@ -253,7 +253,8 @@ impl Args {
             groups: self.groups,
         };
         check(&load)?;
-        Ok(load)
+        // With fewer requests in flight than connections, the rest would stand idle.
+        Ok(Load { connections: load.connections.min(load.requests_in_flight()), ..load })
     }
 
     fn verify_or_default(&self, load: &Load) -> Result<bool, Failure> {

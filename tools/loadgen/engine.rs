@@ -218,8 +218,7 @@ impl Engine {
             end_ns,
             live,
         };
-        // With fewer requests in flight than connections, the rest would stand idle.
-        engine.open_links(load.connections.min(requests_max) as usize)?;
+        engine.open_links(load.connections as usize)?;
         Ok(engine)
     }
 

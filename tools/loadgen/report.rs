@@ -273,6 +273,18 @@ impl Report {
     }
 
     fn put_account(&self, out: &mut String) {
+        if self.mode != Mode::Append {
+            row(
+                out,
+                "records",
+                &format!(
+                    "{} read, {} of them not as they were written",
+                    grouped(self.acked),
+                    grouped(self.wrong)
+                ),
+            );
+            return row(out, "freshness", &self.durability);
+        }
         let mut account = format!("{} acknowledged", grouped(self.acked));
         if let (Some(verified), Some(lost), Some(duplicated)) =
             (self.verified, self.lost, self.duplicated)
@@ -293,10 +305,8 @@ impl Report {
                 let _ = write!(account, " ({} of them present)", grouped(present));
             }
         }
-        for (count, what) in [(self.phantom.unwrap_or(0), "phantom"), (self.wrong, "wrong")] {
-            if count > 0 {
-                let _ = write!(account, ", {} {what}", grouped(count));
-            }
+        if let Some(phantom) = self.phantom.filter(|phantom| *phantom > 0) {
+            let _ = write!(account, ", {} PRESENT THOUGH REFUSED", grouped(phantom));
         }
         row(out, "records", &account);
         row(out, "durability", &self.durability);

@@ -105,9 +105,11 @@ pub(crate) fn run(plan: &Plan) -> Result<Report, Failure> {
         progress.now(|| "stopping the nodes".to_owned());
         let depth = cluster.writes_in_flight;
         cluster.stop()?;
-        progress.now(|| "measuring what the device can do".to_owned());
-        let device = after.device_since(&before, 0, load.mode);
-        ceiling = Some(probe(embedded, device.block_bytes(), depth, PROBE_LONG)?.bytes_per_s);
+        if load.mode == Mode::Append {
+            progress.now(|| "measuring what the device can do".to_owned());
+            let device = after.device_since(&before, 0, load.mode);
+            ceiling = Some(probe(embedded, device.block_bytes(), depth, PROBE_LONG)?.bytes_per_s);
+        }
     }
     let facts =
         Facts { plan, load, outcome, before, after, acked, unknown, verdict, memory, ceiling };
