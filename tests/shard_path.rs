@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use catamaran::base::{Arena, Moment};
 use catamaran::model::batch::BatchView;
+use catamaran::model::limits::BATCHES_PER_BLOCK_MAX;
 use catamaran::model::{
     BootCounter, ClusterId, ConnId, GroupId, LogIndex, NodeId, NodeUuid, ShardId, StreamId,
 };
@@ -437,6 +438,33 @@ fn a_follower_that_was_away_catches_up_from_the_leaders_device() {
     assert_eq!((group.last(), group.commit(), group.durable()), (last, last.index, last.index));
     assert_eq!(world.nodes[away].shard.counters().snapshots_installed, 0);
     assert!(world.nodes.iter().any(|node| node.shard.counters().wal_reads > 0));
+}
+
+#[test]
+fn more_small_batches_than_a_frame_may_list_are_sent_in_several() {
+    const GROUPS: u64 = 64;
+    const BATCHES_OF_EACH: u64 = 4 * BATCHES_PER_BLOCK_MAX as u64 / GROUPS;
+    let mut world = World::new(Geometry::PRODUCTION, GROUPS, RetentionLimits::default());
+    world.run(1000);
+    let away = (world.leader(1) + 1) % 3;
+    world.stop(away);
+    world.run(1000);
+    for round in 0..BATCHES_OF_EACH {
+        for group in 1..=GROUPS {
+            world.append(group, round * GROUPS + group, &records(1, 1));
+        }
+        world.run(2);
+    }
+    world.run(50);
+    world.resume(away);
+    world.run(1500);
+    for group in 1..=GROUPS {
+        let leader = world.leader(group);
+        let last = world.nodes[leader].shard.group(GroupId::new(group)).expect("there").last();
+        let caught_up = world.nodes[away].shard.group(GroupId::new(group)).expect("there");
+        assert!(last.index.get() > BATCHES_OF_EACH);
+        assert_eq!((caught_up.last(), caught_up.commit()), (last, last.index), "{group}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::Shard;
 use super::effects::{Effect, Effects, Frame, Part};
 use super::input::Lane;
 use crate::base::Slice;
+use crate::model::limits::BATCHES_PER_BLOCK_MAX;
 use crate::raft::NextAppend;
 use crate::wal;
 use crate::wire::peer::{
@@ -81,7 +82,11 @@ impl Shard {
         let mut slices: Vec<Slice> = Vec::new();
         // Groups whose next batch does not fit into what is left of this frame or the credit.
         let mut deferred: Vec<usize> = Vec::new();
-        while builder.is_empty() || builder.frame_bytes() < FRAME_TARGET_BYTES {
+        // A block lists only so many batches, and a follower makes a block of a frame.
+        let is_open = |builder: &BulkFrameBuilder| {
+            builder.len() < BATCHES_PER_BLOCK_MAX && builder.frame_bytes() < FRAME_TARGET_BYTES
+        };
+        while builder.is_empty() || is_open(&builder) {
             let credit = self.links.at(link).credit_left();
             if credit == 0 {
                 break;
