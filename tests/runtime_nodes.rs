@@ -60,6 +60,34 @@ fn groups_on_two_shards_are_reached_through_either() {
     cluster.stop_all();
 }
 
+#[test]
+fn large_appends_reach_a_follower_almost_without_a_copy() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    cluster.start_all();
+    let client = cluster.client();
+    let record = "x".repeat(300_000);
+    for _ in 0..30 {
+        append(&client, 1, &record);
+    }
+    let count = |at: usize, name: &str| -> u64 {
+        let port = cluster.configs[at].own_address().client_port_base;
+        let text = client.status(&format!("127.0.0.1:{port}")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse().unwrap()
+    };
+    // Two followers, 9 MB each, received where they were written from.
+    let followers = (0..3).filter(|at| count(*at, "append_records") == 0);
+    for at in followers {
+        let direct = count(at, "direct_bytes_follower");
+        assert!(direct > 7_500_000, "{direct}");
+        // The first large frame is a surprise: its beginning has to be moved.
+        let moved = count(at, "copied_bytes_carry");
+        assert!(moved < 100_000, "{moved} of 9,000,000 bytes were moved");
+    }
+    drop(client);
+    cluster.stop_all();
+}
+
 #[track_caller]
 fn refusal(config: &NodeConfig, code: ExitCode, words: &[&str]) {
     let error: StartError = match Node::start(config.clone()) {

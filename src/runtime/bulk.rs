@@ -20,10 +20,12 @@ use crate::shard::Input;
 use crate::wire::FRAME_HEADER_BYTES;
 use crate::wire::peer::bulk_frame_bytes;
 
-/// The block that a stream starts with, and the least that is asked for in one go.
-const READ_BYTES_MIN: usize = 64 << 10;
+/// The smallest block: many small frames, or the beginning of a stream.
+const BLOCK_BYTES_MIN: usize = 64 << 10;
 /// The largest block: as large as a frame can be.
-const READ_BYTES_MAX: usize = FRAME_BYTES_MAX;
+const BLOCK_BYTES_MAX: usize = FRAME_BYTES_MAX;
+/// A block has room for so many frames like the last one.
+const FRAMES_PER_BLOCK: usize = 4;
 
 /// What one attempt to receive came to.
 enum Received {
@@ -40,8 +42,8 @@ struct Filling {
     filled: usize,
     /// Length of that frame, once its header is there.
     frame_bytes: Option<usize>,
-    /// What the next block should be, if no frame needs more.
-    block_bytes: usize,
+    /// What the next frame may be like: as long as the longest of late.
+    guess_bytes: usize,
 }
 
 /// Reads frames until the stream ends. An error is why we end it.
@@ -52,7 +54,7 @@ pub(super) async fn read_bulk(
     link: &Rc<Link>,
 ) -> Result<(), &'static str> {
     let mut filling =
-        Filling { block: None, filled: 0, frame_bytes: None, block_bytes: READ_BYTES_MIN };
+        Filling { block: None, filled: 0, frame_bytes: None, guess_bytes: DEVICE_ALIGN_BYTES };
     loop {
         match filling.receive(core, link).await {
             Received::End => return Ok(()),
@@ -64,7 +66,7 @@ pub(super) async fn read_bulk(
                 while let Some(frame) = filling.cut()? {
                     core.input(Input::PeerBulk { peer, stream, frame });
                 }
-                if bytes >= READ_BYTES_MIN {
+                if bytes >= BLOCK_BYTES_MIN {
                     let_others_run().await;
                 }
             }
@@ -83,20 +85,12 @@ impl Filling {
                 return Poll::Ready(Received::NoMemory);
             }
             let mut block = self.block.take().expect("just made room");
-            // To the end of the frame and a page, to learn how long the next one is; more when
-            // frames are small. So little of a frame ever has to be moved.
-            let rest = self.frame_bytes.map_or(0, |bytes| bytes - self.filled);
-            let most = (rest + DEVICE_ALIGN_BYTES).max(READ_BYTES_MIN);
-            let end = block.len().min(self.filled + most);
+            let end = block.len().min(self.wanted_end());
             let received = link.poll_receive(context, &mut block[self.filled..end]);
             if received.is_pending() && self.filled == 0 {
                 // An idle stream holds no memory.
                 core.arena.borrow_mut().cancel(block);
-                self.block_bytes = READ_BYTES_MIN.max(self.block_bytes / 2);
                 return Poll::Pending;
-            }
-            if matches!(received, Poll::Ready(Ok(bytes)) if self.filled + bytes == block.len()) {
-                self.block_bytes = READ_BYTES_MAX.min(self.block_bytes * 4);
             }
             self.block = Some(block);
             received.map(|received| match received {
@@ -107,16 +101,31 @@ impl Filling {
         .await
     }
 
-    /// Makes sure that the block has room for the rest of the frame, or of a header. `false` if
-    /// there is no memory.
+    /// Where in the block to stop receiving: at the end of the frame, as far as it is known or
+    /// can be guessed, and a page behind it, to learn how long the next one is. So hardly more
+    /// than a page of a frame ever has to be moved. Small frames are taken many at a time.
+    fn wanted_end(&self) -> usize {
+        let frame = self.frame_bytes.unwrap_or(self.guess_bytes);
+        let least = if frame < BLOCK_BYTES_MIN { BLOCK_BYTES_MIN } else { 0 };
+        (frame + DEVICE_ALIGN_BYTES).max(self.filled + DEVICE_ALIGN_BYTES).max(least)
+    }
+
+    /// Makes sure that the block has room for the rest of the frame, or for the next.
+    /// `false` if there is no memory.
     fn make_room(&mut self, core: &Core) -> bool {
-        let needed = self.frame_bytes.unwrap_or(DEVICE_ALIGN_BYTES);
+        let needed = match self.frame_bytes {
+            Some(bytes) => bytes,
+            None if self.filled == 0 => self.guess_bytes,
+            None => DEVICE_ALIGN_BYTES,
+        };
         if self.block.as_ref().is_some_and(|block| block.len() >= needed) {
             return true;
         }
-        let bytes = needed.max(self.block_bytes);
         let mut arena = core.arena.borrow_mut();
-        let Some(mut block) = arena.take(bytes) else { return false };
+        // With room for more frames if it can be had, so that the beginning of the next one does
+        // not have to be moved.
+        let roomy = (needed * FRAMES_PER_BLOCK).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX);
+        let Some(mut block) = arena.take(roomy.max(needed)) else { return false };
         if let Some(old) = self.block.take() {
             block[..self.filled].copy_from_slice(&old[..self.filled]);
             core.note_carried(self.filled);
@@ -139,6 +148,8 @@ impl Filling {
         let frame = block.split_to(bytes);
         self.filled -= bytes;
         self.frame_bytes = None;
+        // Forgets slowly, because small frames come between large ones.
+        self.guess_bytes = bytes.max(self.guess_bytes - self.guess_bytes / 8);
         if block.is_empty() {
             self.block = None;
         }

@@ -227,7 +227,8 @@ impl World {
                 let Some(live) = self.nodes[node].live(shard) else { continue };
                 let (free, all) = (live.arena.free_extents(), live.arena.extents());
                 let status = live.shard.status_text();
-                let line = format_args!("node {node} shard {shard}: {free} of {all} free\n{status}");
+                let line =
+                    format_args!("node {node} shard {shard}: {free} of {all} free\n{status}");
                 self.trace.say(now, line);
             }
         }
