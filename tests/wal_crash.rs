@@ -132,7 +132,9 @@ fn rewriting_forward_survives_a_crash_at_each_step() {
                 world.write_block(&[append(1, 3, 800)]);
                 world.write_block(&[append(1, 3, 800)]);
                 world.complete_one();
-                world.write_block(&[Change::HardState { group: GroupId::new(1) }]);
+                world.write_block(
+                    &[1, 2].map(|group| Change::HardState { group: GroupId::new(group) }),
+                );
                 world.retain(Limit { bytes: 60_000, records: u64::MAX });
             }
             rewritten += world.rewritten;

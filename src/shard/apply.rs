@@ -8,6 +8,7 @@
 use super::Shard;
 use super::effects::Effects;
 use crate::base::Arena;
+use crate::model::LogIndex;
 use crate::model::limits::ARENA_FREE_PERCENT_MIN;
 use crate::wal::{self, SegmentNo};
 
@@ -25,7 +26,8 @@ impl Shard {
             let limit = self.config.retention.as_limit();
             for at in 0..self.slots.len() {
                 let slot = &self.slots[at];
-                let commit = slot.raft.commit();
+                // Only what is durable here: the index may still name a truncated batch above.
+                let commit = slot.raft.commit().min(slot.raft.durable());
                 if let Some(base) = wal::trim_point(&self.store.index, slot.id, limit, commit) {
                     self.store.index.trim(slot.id, base);
                     self.slots[at].raft.trim(base);
@@ -42,7 +44,11 @@ impl Shard {
         let Some(oldest) = self.store.opened_oldest else { return };
         let present: Vec<SegmentNo> = self.store.segments.iter().copied().collect();
         let Some(current) = present.last().copied() else { return };
-        let plan = wal::plan_retention(&self.store.index, &present, oldest, current);
+        let committed = |group| {
+            let slot = self.slots.find(group).map(|at| &self.slots[at]);
+            slot.map_or(LogIndex::BEFORE_FIRST, |slot| slot.raft.commit().min(slot.raft.durable()))
+        };
+        let plan = wal::plan_retention(&self.store.index, &present, oldest, current, committed);
         for segment in plan.recyclable {
             // A read that is under way still has the file; what it finds is checked (W-15).
             self.store.segments.remove(&segment);

@@ -52,6 +52,9 @@ pub struct RetentionPlan {
 /// How far the log of `group` may be trimmed so that `limit` is still kept: an entry at the end of
 /// a batch at or below `committed`, or `None` if there is nothing to trim. Only whole parts of
 /// segments go, since only whole segments give space back.
+///
+/// `committed` must be durable *here* too: an index that the group knows to be committed while its
+/// own block is still on the way may be a truncated batch's in the index.
 pub fn trim_point(
     index: &Index,
     group: GroupId,
@@ -79,35 +82,45 @@ pub fn trim_point(
 ///
 /// `present` are the files there are, `opened_oldest` is the `oldest` of the newest *durable*
 /// opening and `current` the segment being written. Rewritten are old segments of which at most an
-/// eighth is live, so that a byte rewritten gives at least seven back.
+/// eighth is live, so that a byte rewritten gives at least seven back; and only entries up to
+/// `committed` of their group: a batch that is truncated while its copy is on the way would come
+/// back with the copy, and truncate what had replaced it.
 pub fn plan_retention(
     index: &Index,
     present: &[SegmentNo],
     opened_oldest: SegmentNo,
     current: SegmentNo,
+    committed: impl Fn(GroupId) -> LogIndex,
 ) -> RetentionPlan {
     let mut recyclable: Vec<SegmentNo> =
         present.iter().copied().filter(|segment| *segment < opened_oldest).collect();
     recyclable.sort_unstable();
-    RetentionPlan { recyclable, rewrite: plan_rewrite(index, current) }
+    RetentionPlan { recyclable, rewrite: plan_rewrite(index, current, committed) }
 }
 
 /// Only the oldest live segment is looked at: a newer one cannot be recycled before it.
-fn plan_rewrite(index: &Index, current: SegmentNo) -> Vec<Rewrite> {
+fn plan_rewrite(
+    index: &Index,
+    current: SegmentNo,
+    committed: impl Fn(GroupId) -> LogIndex,
+) -> Vec<Rewrite> {
     let Some(oldest) = index.oldest_live_segment() else { return Vec::new() };
     // The segment before the current one may hold blocks that are still in flight.
     if oldest.0 + 1 >= current.0 {
         return Vec::new();
     }
-    let rewrite: Vec<Rewrite> = index
-        .logs()
-        .flat_map(|log| {
-            let group = log.group;
-            log.pieces
-                .iter()
-                .filter(|(_, piece)| piece.segment == oldest)
-                .filter_map(move |(first, piece)| rewrite_of(index, group, *first, piece))
+    let pieces = || {
+        index.logs().flat_map(|log| {
+            let pieces = log.pieces.iter().filter(|(_, piece)| piece.segment == oldest);
+            pieces.map(|(first, piece)| (log.group, *first, piece))
         })
+    };
+    if pieces().any(|(group, _, piece)| piece.last > committed(group)) {
+        // What is not committed stays where it is, and with it the segment.
+        return Vec::new();
+    }
+    let rewrite: Vec<Rewrite> = pieces()
+        .filter_map(|(group, first, piece)| rewrite_of(index, group, first, piece))
         .collect();
     let bytes: u64 = rewrite.iter().map(|part| part.bytes).sum();
     if bytes <= small_remainder_bytes(index.geometry()) { rewrite } else { Vec::new() }

@@ -322,7 +322,8 @@ impl World {
             let current = wanted; // nothing newer exists
             if let Some(oldest) = self.opened_oldest {
                 let present: Vec<SegmentNo> = self.disk.files.keys().copied().collect();
-                let plan = plan_retention(&self.index, &present, oldest, current);
+                let none = |_| LogIndex::BEFORE_FIRST;
+                let plan = plan_retention(&self.index, &present, oldest, current, none);
                 self.spare.extend(plan.recyclable);
             }
             let file = match self.spare.pop_first() {
@@ -635,7 +636,8 @@ impl World {
         let Some(oldest) = self.opened_oldest else { return };
         let present: Vec<SegmentNo> = self.disk.files.keys().copied().collect();
         let current = self.geometry.segment_of(self.planner.next_lsn());
-        let plan = plan_retention(&self.index, &present, oldest, current);
+        let committed = |group| self.model[&group].hard_state.commit;
+        let plan = plan_retention(&self.index, &present, oldest, current, committed);
         for rewrite in plan.rewrite {
             self.rewrite(rewrite.group, rewrite.first, rewrite.last);
         }
