@@ -138,6 +138,14 @@ fn what_documents_point_at_exists() {
 }
 
 #[test]
+fn golden_scripts_make_one_claim_each() {
+    let files = files();
+    let scripts = files.iter().filter(|file| file.path.starts_with("tests/golden/"));
+    let check = |file: &File| text::check_script(&file.path, &file.text);
+    none(&scripts.flat_map(check).collect::<Vec<_>>());
+}
+
+#[test]
 fn decision_records_are_numbered_and_whole() {
     let folder = "docs/decisions/";
     let records: Vec<(String, String)> = files()

@@ -108,6 +108,25 @@ fn joined(folder: &str, target: &str) -> String {
     parts.join("/")
 }
 
+/// A golden script longer than this makes more than one claim.
+const SCRIPT_LINES_MAX: usize = 120;
+
+/// Checks that a golden script says what it claims, where the claim is from and which rule it is.
+pub(crate) fn check_script(path: &str, text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for part in ["# claim:", "# source:", "# rule:"] {
+        let said = text.lines().find_map(|line| line.strip_prefix(part));
+        if said.is_none_or(|said| said.trim().is_empty()) {
+            wrong.push(format!("{path}: has no \"{part}\" line"));
+        }
+    }
+    let lines = text.lines().count();
+    if lines > SCRIPT_LINES_MAX {
+        wrong.push(format!("{path}: {lines} lines, at most {SCRIPT_LINES_MAX}"));
+    }
+    wrong
+}
+
 /// Checks that decision records are numbered 0001, 0002, ... and say the three things.
 pub(crate) fn check_decisions(records: &[(String, String)]) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -175,6 +194,14 @@ mod tests {
         check_in("docs/x/a.md", "[x](y.md) [x](../raft.md) [x](#here)", &[]);
         check_in("src/a.rs", "//! See `docs/raft.md`, and docs/raft.md.", &[]);
         check_in("src/a.rs", "//! See `docs/gone.md`.", &["docs/gone.md"]);
+    }
+
+    #[test]
+    fn scripts_say_what_they_claim() {
+        let head = "# claim:  x\n# source: y\n# rule:   z\n";
+        check(&check_script("a.txt", head), &[]);
+        check(&check_script("a.txt", "# claim: x\n# rule:\n"), &["source", "rule"]);
+        check(&check_script("a.txt", &format!("{head}{}", "x\n".repeat(118))), &["121 lines"]);
     }
 
     #[test]
