@@ -29,15 +29,20 @@ pub(super) struct ReplicaView<'a> {
     pub(super) base: LogIndex,
     /// The term of the entry at an index behind the base.
     pub(super) term_at: &'a dyn Fn(LogIndex) -> Option<Term>,
+    /// The batch at an index, if it is remembered one by one, as the newest are.
+    pub(super) span_at: &'a dyn Fn(LogIndex) -> Option<Span>,
 }
 
 /// What was seen of one replica before. Starts anew with the process.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Watch {
     term: Term,
     commit: LogIndex,
     /// The term it led when it was seen last.
     led: Option<Term>,
+    /// Index and term of each batch that it led and had not committed: a leader may commit them
+    /// and trim its log in one turn.
+    tail: BTreeMap<LogIndex, Term>,
     /// It was seen before.
     is_known: bool,
 }
@@ -89,9 +94,12 @@ impl Checker {
         // A leader may commit and lose its office in one turn.
         let led = leads.or(watch.led);
         watch.led = leads;
-        let mut at = watch.commit.max(view.base);
+        let known = self.truth(group)?.committed_upto();
+        let mut at = watch.commit.max(view.base.min(known));
         while at < view.commit {
-            at = self.check_commit(view, led, at.next(), mirrors)?;
+            let index = at.next();
+            let term = (view.term_at)(index).or_else(|| watch.tail.get(&index).copied());
+            at = self.check_commit(view, led, (index, term), mirrors)?;
         }
         if at > view.commit {
             fail!(CommitAgreement, "{node:?} {group:?}: commit {:?} within a batch", view.commit);
@@ -99,12 +107,20 @@ impl Checker {
         // C-01: what a leader counts is of its own term; older entries come along.
         if leads.is_some() && watch.commit < view.commit {
             let term = (view.term_at)(view.commit);
-            if term != leads && watch.is_known {
+            if term != leads && watch.is_known && view.base < view.commit {
                 fail!(CommitAgreement, "{node:?} {group:?}: {:?} commits {term:?}", view.term);
             }
         }
         watch.commit = view.commit;
         watch.is_known = true;
+        watch.tail.clear();
+        let mut at = view.commit.next();
+        while view.leads
+            && let Some(span) = (view.span_at)(at)
+        {
+            watch.tail.insert(span.first, span.term);
+            at = span.last().next();
+        }
         Ok(())
     }
 
@@ -114,11 +130,10 @@ impl Checker {
         &mut self,
         view: &ReplicaView<'_>,
         led: Option<Term>,
-        index: LogIndex,
+        (index, term): (LogIndex, Option<Term>),
         mirrors: &[&Mirror],
     ) -> Result<LogIndex, super::Failure> {
         let (node, group) = (view.node, view.group);
-        let term = (view.term_at)(index);
         if let Some(span) = self.truth(group)?.committed_at(index) {
             if term != Some(span.term) {
                 fail!(CommitAgreement, "{node:?} {group:?} {index:?}: {term:?}, not {span:?}");

@@ -27,6 +27,10 @@ use crate::wire::client::{
 /// The cluster that all simulated nodes belong to.
 pub(super) const CLUSTER: ClusterId = ClusterId::new(*b"simulated worlds");
 
+/// How long the auditor waits: longer than any healed world takes, and never the reason why a
+/// slow one does not get through.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A request as its client remembers it.
 #[derive(Clone, Debug)]
 pub(super) enum Want {
@@ -99,10 +103,14 @@ impl Client {
 
     /// The same with another number of slots than the plan's.
     pub(super) fn with_slots(id: u32, plan: &Plan, prng: Prng, slots: usize) -> Self {
+        let mut load = plan.load;
+        if id == load.clients {
+            load.patience = AUDIT_PATIENCE;
+        }
         Self {
             id,
             prng,
-            load: plan.load,
+            load,
             conns: BTreeMap::new(),
             leaders: BTreeMap::new(),
             next_request: 1,

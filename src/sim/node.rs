@@ -231,6 +231,7 @@ impl World {
                 commit: group.commit(),
                 base: group.base().index,
                 term_at: &|index| group.term_at(index),
+                span_at: &|index| group.span_at(index).map(|batch| batch.span),
             };
             let watch = live.watches.entry(view.group).or_default();
             result = self.checker.inspect(&view, watch, &mirrors);

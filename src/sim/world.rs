@@ -101,7 +101,7 @@ pub(super) struct World {
 }
 
 /// How long the healed world has to answer everything and agree (rules 4.3).
-const HEALED_WITHIN: Duration = Duration::from_secs(20);
+const HEALED_WITHIN: Duration = Duration::from_secs(30);
 /// How often the audit looks whether it is done.
 const AUDIT_EVERY: Duration = Duration::from_millis(100);
 /// More events than any sane run has: something chases its own tail.
