@@ -65,6 +65,8 @@ fn large_appends_reach_a_follower_almost_without_a_copy() {
     let mut cluster = Cluster::new(3, 1, 1);
     cluster.start_all();
     let client = cluster.client();
+    // So that the client knows who leads, and sends nothing large to anybody else.
+    append(&client, 1, "small");
     let record = "x".repeat(300_000);
     for _ in 0..30 {
         append(&client, 1, &record);

@@ -14,6 +14,7 @@ use super::core::Core;
 use super::link::Link;
 use super::local::let_others_run;
 use crate::base::BlockBuf;
+use crate::base::layout::round_up;
 use crate::model::limits::{DEVICE_ALIGN_BYTES, FRAME_BYTES_MAX};
 use crate::model::{NodeId, StreamId};
 use crate::shard::Input;
@@ -115,7 +116,11 @@ impl Filling {
     fn make_room(&mut self, core: &Core) -> bool {
         let needed = match self.frame_bytes {
             Some(bytes) => bytes,
-            None if self.filled == 0 => self.guess_bytes,
+            // And a little more: a frame that is a page longer than its room has to be moved.
+            None if self.filled == 0 => {
+                let slack = self.guess_bytes / 8 + DEVICE_ALIGN_BYTES;
+                round_up(self.guess_bytes + slack, DEVICE_ALIGN_BYTES).min(BLOCK_BYTES_MAX)
+            }
             None => DEVICE_ALIGN_BYTES,
         };
         if self.block.as_ref().is_some_and(|block| block.len() >= needed) {
