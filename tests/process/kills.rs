@@ -3,6 +3,8 @@
 use super::load::{Load, read_all};
 use super::nodes::Cluster;
 
+/// Rounds of killing when nobody asks for more by the variable `KILL_ROUNDS`.
+const ROUNDS: u32 = 4;
 /// Acknowledged records that show that the cluster serves.
 const SERVES: u64 = 300;
 
@@ -11,12 +13,13 @@ const SERVES: u64 = 300;
 /// acknowledged record lost or moved, none twice, none that was refused.
 #[test]
 fn killed_nodes_lose_nothing_that_was_acknowledged() {
-    const ROUNDS: usize = 4;
+    let rounds = std::env::var("KILL_ROUNDS").ok();
+    let rounds = rounds.map_or(ROUNDS, |text| text.parse().expect("KILL_ROUNDS is a number"));
     let mut cluster = Cluster::new(3);
     cluster.start_all();
     let load = Load::start(&cluster);
     load.wait_more(&cluster, SERVES);
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         let leader = cluster.leader();
         cluster.kill(leader);
         load.wait_more(&cluster, SERVES); // two of three serve
