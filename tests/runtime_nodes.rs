@@ -82,9 +82,10 @@ fn large_appends_reach_a_follower_almost_without_a_copy() {
     for at in followers {
         let direct = count(at, "direct_bytes_follower");
         assert!(direct > 7_500_000, "{direct}");
-        // The first large frame is a surprise: its beginning has to be moved.
+        // The first large frame is a surprise: its beginning has to be moved. And a client that
+        // took this node for the leader may have sent it one or two of its own.
         let moved = count(at, "copied_bytes_carry");
-        assert!(moved < 100_000, "{moved} of 9,000,000 bytes were moved");
+        assert!(moved < 700_000, "{moved} of 9,000,000 bytes were moved");
     }
     drop(client);
     cluster.stop_all();
