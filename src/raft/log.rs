@@ -228,3 +228,106 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Prng;
+    use crate::model::{BatchKind, RecordCount};
+
+    fn batch(first: u64, count: u32, term: u64) -> LogBatch {
+        let (term, first) = (Term::new(term), LogIndex::new(first));
+        let span = Span { term, first, count: RecordCount::new(count) };
+        LogBatch { span, kind: BatchKind::Records, bytes: 100, slice: None }
+    }
+
+    fn entry(index: u64, term: u64) -> EntryId {
+        EntryId::new(Term::new(term), LogIndex::new(index))
+    }
+
+    /// `(first, count, term)` behind `base`.
+    fn log(base: EntryId, batches: &[(u64, u32, u64)], tail: usize) -> Log {
+        let mut log = Log::new(base, tail);
+        for (first, count, term) in batches {
+            log.append(batch(*first, *count, *term));
+        }
+        log.check();
+        log
+    }
+
+    #[test]
+    fn hints_pass_over_newer_terms() {
+        let log = log(entry(2, 1), &[(3, 3, 1), (6, 2, 4), (8, 3, 4), (11, 1, 6)], 8);
+        let hint = |index, term| log.last_of_term_at_most(LogIndex::new(index), Term::new(term));
+        assert_eq!(hint(99, 9), entry(11, 6));
+        assert_eq!(hint(11, 5), entry(10, 4));
+        assert_eq!(hint(9, 5), entry(9, 4));
+        assert_eq!(hint(9, 3), entry(5, 1));
+        assert_eq!(hint(9, 0), entry(2, 1), "at least the base");
+    }
+
+    #[test]
+    fn edges_are_batch_ends_where_the_tail_knows_them() {
+        let log = log(EntryId::BEFORE_FIRST, &[(1, 3, 1), (4, 3, 1), (7, 3, 1)], 2);
+        let edge = |index| log.edge_at_or_below(LogIndex::new(index)).get();
+        assert_eq!([edge(9), edge(8), edge(7), edge(6), edge(5)], [9, 6, 6, 6, 3]);
+        assert_eq!(edge(2), 2, "too old for the tail");
+    }
+
+    #[test]
+    #[should_panic(expected = "cuts")]
+    fn a_batch_is_not_cut_by_a_trim() {
+        log(EntryId::BEFORE_FIRST, &[(1, 3, 1), (4, 3, 1)], 8).trim(entry(4, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "cuts")]
+    fn a_batch_is_not_cut_by_a_truncation() {
+        log(EntryId::BEFORE_FIRST, &[(1, 3, 1), (4, 3, 1)], 8).truncate(LogIndex::new(5));
+    }
+
+    /// Against a list of terms, one an entry.
+    #[test]
+    fn the_log_agrees_with_a_list_of_terms() {
+        for seed in 0..200 {
+            let mut prng = Prng::new(seed);
+            let tail = usize::try_from(prng.between(1, 12)).expect("small");
+            let mut log = Log::new(EntryId::BEFORE_FIRST, tail);
+            // Index -> (term, first of its batch); index 0 is the position before the log.
+            let mut model = vec![(0, 0)];
+            for _ in 0..100 {
+                let last = model.len() as u64 - 1;
+                let base = log.base().index.get();
+                match prng.below(10) {
+                    0 if last > base => {
+                        let at = usize::try_from(prng.between(base + 1, last + 1)).expect("small");
+                        let first = model[at].1;
+                        log.truncate(LogIndex::new(first));
+                        model.truncate(usize::try_from(first).expect("small"));
+                    }
+                    1 if last > base => {
+                        let at = usize::try_from(prng.between(base + 1, last + 1)).expect("small");
+                        let first = model[at].1;
+                        if first > base + 1 {
+                            let before = usize::try_from(first - 1).expect("small");
+                            log.trim(entry(first - 1, model[before].0));
+                        }
+                    }
+                    _ => {
+                        let count = u32::try_from(prng.between(1, 5)).expect("small");
+                        let term = model.last().expect("never empty").0 + prng.below(2);
+                        log.append(batch(last + 1, count, term));
+                        model.extend((0..count).map(|_| (term, last + 1)));
+                    }
+                }
+                log.check();
+                for index in 0..model.len() as u64 + 2 {
+                    let at = usize::try_from(index).expect("small");
+                    let known = log.base().index.get() <= index && at < model.len();
+                    let expected = known.then(|| Term::new(model[at].0));
+                    assert_eq!(log.term_at(LogIndex::new(index)), expected, "seed {seed}, {index}");
+                }
+            }
+        }
+    }
+}

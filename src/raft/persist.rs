@@ -259,3 +259,74 @@ impl Group {
         self.durability.promise() == self.own_promise()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RecordCount;
+
+    fn span(first: u64, count: u32, term: u64) -> Span {
+        let (term, first) = (Term::new(term), LogIndex::new(first));
+        Span { term, first, count: RecordCount::new(count) }
+    }
+
+    fn write(seq: u64) -> WriteSeq {
+        WriteSeq::new(seq)
+    }
+
+    fn fresh() -> Durability {
+        Durability::new(LogIndex::BEFORE_FIRST, Promise::default())
+    }
+
+    #[test]
+    fn a_write_vouches_for_what_it_and_its_predecessors_hold() {
+        let mut durability = fresh();
+        for (at, count) in [(1, 2), (3, 1), (4, 5)] {
+            durability.appended(span(at, count, 1));
+        }
+        durability.submitted(span(1, 2, 1), write(1));
+        durability.submitted(span(3, 1, 1), write(2));
+        durability.persisted(write(1));
+        assert_eq!(durability.upto(), LogIndex::new(2));
+        durability.submitted(span(4, 5, 1), write(3));
+        durability.persisted(write(3));
+        assert_eq!(durability.upto(), LogIndex::new(8));
+    }
+
+    #[test]
+    fn a_batch_truncated_before_its_block_was_closed_proves_nothing() {
+        let mut durability = fresh();
+        durability.appended(span(1, 1, 1));
+        durability.truncated(LogIndex::new(1));
+        durability.appended(span(1, 1, 2));
+        durability.truncated(LogIndex::new(1));
+        durability.appended(span(1, 1, 1));
+        // The first and the third are the same batch; only the third is in the log.
+        durability.submitted(span(1, 1, 1), write(1));
+        durability.submitted(span(1, 1, 2), write(2));
+        durability.submitted(span(1, 1, 1), write(3));
+        durability.persisted(write(2));
+        assert_eq!(durability.upto(), LogIndex::BEFORE_FIRST);
+        durability.persisted(write(3));
+        assert_eq!(durability.upto(), LogIndex::new(1));
+    }
+
+    #[test]
+    #[should_panic(expected = "in the order of the log")]
+    fn a_batch_that_was_left_out_is_noticed() {
+        let mut durability = fresh();
+        durability.appended(span(1, 1, 1));
+        durability.appended(span(2, 1, 1));
+        durability.submitted(span(2, 1, 1), write(1));
+    }
+
+    #[test]
+    #[should_panic(expected = "before the reset")]
+    fn a_batch_behind_a_reset_needs_the_reset() {
+        let mut durability = fresh();
+        durability.reset(LogIndex::new(9), false);
+        durability.appended(span(10, 1, 1));
+        durability.submitted(span(10, 1, 1), write(1));
+        durability.persisted(write(1));
+    }
+}
