@@ -9,8 +9,10 @@ mod replicas;
 use std::time::Duration;
 
 use catamaran::base::Prng;
-use catamaran::model::{LogIndex, Member, Membership, NodeId};
-use catamaran::raft::{RoleName, Window};
+use catamaran::model::{
+    BatchKind, EntryId, LogIndex, Member, Membership, NodeId, RecordCount, Span, Term,
+};
+use catamaran::raft::{Append, LogBatch, Message, RoleName, Window};
 
 use replicas::{Body, Cluster, Options, node, replica};
 
@@ -302,6 +304,89 @@ fn run_all(network: Network, base: u64) {
     let committed: u64 = (base..base + seeds).map(|seed| run(seed, network)).sum();
     // A schedule in which nothing happens proves nothing.
     assert!(20 * seeds < committed, "only {committed} entries in {seeds} schedules");
+}
+
+/// Anything a peer could say, with small numbers so that it often nearly makes sense.
+fn any_message(prng: &mut Prng) -> Message {
+    let index = LogIndex::new(prng.below(12));
+    let entry = EntryId::new(Term::new(prng.below(5)), LogIndex::new(prng.below(12)));
+    match prng.below(10) {
+        0 => Message::PreVote { last: entry },
+        1 => Message::PreVoteReply { granted: prng.chance(1, 2) },
+        2 => Message::Vote { last: entry },
+        3 => Message::VoteReply { granted: prng.chance(1, 2) },
+        4 => Message::Heartbeat { commit: index, round: prng.below(5) },
+        5 => Message::HeartbeatReply { round: prng.below(5) },
+        6 => Message::Probe { prev: entry, commit: index },
+        7 => Message::Accepted { matched: index },
+        8 => Message::Rejected { prev: index, hint: entry },
+        _ => {
+            let ids: Vec<NodeId> =
+                (1..=u16::try_from(prng.below(4)).expect("few")).map(node).collect();
+            Message::Snapshot { last: entry, membership: Membership::of_voters(&ids) }
+        }
+    }
+}
+
+fn any_append(prng: &mut Prng) -> Append {
+    let prev = EntryId::new(Term::new(prng.below(4)), LogIndex::new(prng.below(12)));
+    let wild = prng.chance(1, 8);
+    let first = if wild { LogIndex::new(prng.below(12)) } else { prev.index.next() };
+    let span = Span {
+        term: Term::new(prev.term.get() + prng.below(3)),
+        first,
+        count: RecordCount::new(u32::try_from(prng.below(4)).expect("few")),
+    };
+    Append {
+        from_replica: replica(node(1)),
+        to_replica: replica(node(2)),
+        term: Term::new(prng.below(8)),
+        prev,
+        commit: LogIndex::new(prng.below(6)),
+        batch: LogBatch { span, kind: BatchKind::Records, bytes: 100, slice: None },
+        membership: None,
+    }
+}
+
+/// Peers that lie: nothing they say may panic a replica, except what contradicts a committed entry.
+fn lie(seed: u64) {
+    let mut prng = Prng::new(seed);
+    let options = Options { seed, tracing: false, ..Options::default() };
+    let mut cluster = Cluster::new(3, 0, options);
+    cluster.oracle.blind = true;
+    for _ in 0..150 {
+        let from = node(if prng.chance(1, 2) { 1 } else { 3 });
+        match prng.below(10) {
+            0 => {
+                cluster.now = cluster.now.after(Duration::from_millis(prng.below(200)));
+                cluster.tick(node(2));
+            }
+            1 if cluster.group(node(2)).role() == RoleName::Leader => cluster.put(node(2), 2),
+            2..6 => {
+                cluster.append(from, node(2), any_append(&mut prng));
+            }
+            _ => {
+                let huge = prng.chance(1, 50);
+                let term = if huge { u64::MAX } else { prng.below(8) };
+                let message = any_message(&mut prng);
+                cluster.speak(from, node(2), term, message);
+            }
+        }
+        cluster.packets.clear();
+    }
+}
+
+#[test]
+fn peers_that_lie() {
+    let mut contradicted = 0;
+    for seed in 0..1000 {
+        let outcome = std::panic::catch_unwind(|| lie(seed));
+        let Err(panic) = outcome else { continue };
+        let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+        assert!(text.contains("contradicts"), "seed {seed}: {text}");
+        contradicted += 1;
+    }
+    assert!(contradicted < 900, "most schedules should get further");
 }
 
 #[test]

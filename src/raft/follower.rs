@@ -173,6 +173,10 @@ impl Group {
             }
             return self.contradiction();
         }
+        if self.log.term_at(span.first.previous()).is_some_and(|before| span.term < before) {
+            // Terms never fall along a log; only a `prev` that lies about the base gets here.
+            return self.contradiction();
+        }
         if span.first <= self.log.last().index {
             let ours = self.log.term_at(span.first);
             if ours.is_none_or(|ours| ours == span.term) {

@@ -96,6 +96,11 @@ impl Group {
     pub fn check_deep(&self) {
         self.check();
         self.log.check();
+        if let Role::Leader(leader) = &self.role {
+            for progress in &leader.peers {
+                progress.check_deep(self.log.last().index);
+            }
+        }
         let mut before = self.log.base().index;
         for (index, membership) in &self.configurations.changes {
             assert!(before < *index && *index <= self.log.last().index);

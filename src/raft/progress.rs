@@ -217,9 +217,18 @@ impl Progress {
     pub(super) fn check(&self, last: LogIndex) {
         assert!(self.matched <= last, "{:?} has {:?} of {last:?}", self.member, self.matched);
         assert!(LogIndex::BEFORE_FIRST < self.next && self.next <= last.next(), "{self:?}");
+        assert!(self.phase == Phase::Stream || self.in_flight.is_empty());
+        if let (Some(oldest), Some(newest)) = (self.in_flight.front(), self.in_flight.back()) {
+            assert!(self.matched < oldest.last && newest.last < self.next, "{self:?}");
+        }
+    }
+
+    /// The same and the window batch by batch. O(window).
+    pub(super) fn check_deep(&self, last: LogIndex) {
+        self.check(last);
         let bytes: u64 = self.in_flight.iter().map(|one| u64::from(one.bytes)).sum();
         assert_eq!(bytes, self.in_flight_bytes);
-        assert!(self.phase == Phase::Stream || self.in_flight.is_empty());
-        assert!(self.in_flight.iter().all(|one| self.matched < one.last && one.last < self.next));
+        let pairs = self.in_flight.iter().zip(self.in_flight.iter().skip(1));
+        assert!(pairs.into_iter().all(|(one, next)| one.last < next.last));
     }
 }

@@ -53,6 +53,11 @@ impl Group {
             }
             return;
         }
+        if self.log.contains(last) && self.log.edge_at_or_below(last.index) != last.index {
+            // Inside a batch, which no snapshot ends in: bases are batch ends everywhere.
+            self.counters.nonsense += 1;
+            return;
+        }
         self.install(from, last, membership, fx);
     }
 
