@@ -16,10 +16,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use catamaran::base::Prng;
+use catamaran::model::ClusterId;
 use catamaran::model::limits::SEGMENT_BYTES;
 
 use crate::args::Embedded;
 use crate::budget::Need;
+use crate::dialogue::Dialogue;
 use crate::failure::{Exit, Failure};
 use crate::node::{self, NodeFile};
 
@@ -162,7 +164,7 @@ impl Cluster {
         for at in 0..self.nodes.len() {
             let address = self.nodes[at].address.clone();
             let timeout = Duration::from_millis(500);
-            while let Err(error) = crate::dialogue::Dialogue::open(&address, timeout) {
+            while let Err(error) = Dialogue::open(&address, ClusterId::default(), timeout) {
                 self.check()?;
                 self.check_patience(deadline, || format!("{address} does not answer: {error}"))?;
             }

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use catamaran::model::{GroupId, NodeId};
+use catamaran::model::{ClusterId, GroupId, NodeId};
 use catamaran::wire::client::shard_of;
 
 use crate::dialogue::Dialogue;
@@ -31,6 +31,8 @@ pub(crate) struct Endpoint {
 /// The cluster as it was found. Does not change; leaders do, and are in [`Routes`].
 #[derive(Clone, Debug)]
 pub(crate) struct Topology {
+    /// Which cluster: nodes of another one that took over a port are not talked to.
+    pub(crate) cluster: ClusterId,
     /// All shards of the first node, then of the second, and so on.
     pub(crate) endpoints: Vec<Endpoint>,
     /// The nodes in the same order.
@@ -52,7 +54,7 @@ impl Topology {
     pub(crate) fn discover(addresses: &[String], groups: Option<u32>) -> Result<Self, Failure> {
         let mut last = None;
         for address in addresses {
-            let answer = Dialogue::open(address, ANSWER_TIMEOUT)
+            let answer = Dialogue::open(address, ClusterId::default(), ANSWER_TIMEOUT)
                 .and_then(|mut dialogue| Self::from_metadata(&mut dialogue));
             match answer {
                 Ok(topology) => return topology.with_groups(groups),
@@ -70,7 +72,7 @@ impl Topology {
 
     fn from_metadata(dialogue: &mut Dialogue) -> std::io::Result<Self> {
         let metadata = dialogue.metadata()?;
-        let shards = metadata.shard_count;
+        let (cluster, shards) = (metadata.cluster, metadata.shard_count);
         let mut endpoints = Vec::new();
         let mut nodes = Vec::new();
         for node in metadata.nodes() {
@@ -82,7 +84,7 @@ impl Topology {
             }
         }
         let groups = (1..=metadata.group_count).map(GroupId::new).collect();
-        Ok(Self { endpoints, nodes, shards, groups })
+        Ok(Self { cluster, endpoints, nodes, shards, groups })
     }
 
     fn with_groups(mut self, wanted: Option<u32>) -> Result<Self, Failure> {
@@ -99,6 +101,14 @@ impl Topology {
             self.groups.truncate(wanted as usize);
         }
         Ok(self)
+    }
+
+    /// Opens a connection to an endpoint.
+    ///
+    /// # Errors
+    /// Nobody of this cluster answers there in time.
+    pub(crate) fn dial(&self, endpoint: usize, timeout: Duration) -> std::io::Result<Dialogue> {
+        Dialogue::open(&self.endpoints[endpoint].address, self.cluster, timeout)
     }
 
     /// The endpoint on `node` for the group at `group` in the list, if there is such a node.
@@ -136,7 +146,7 @@ impl Control {
     ) -> std::io::Result<T> {
         let mut dialogue = match self.dialogues[endpoint].take() {
             Some(dialogue) => dialogue,
-            None => Dialogue::open(&self.topology.endpoints[endpoint].address, self.timeout)?,
+            None => self.topology.dial(endpoint, self.timeout)?,
         };
         let answer = question(&mut dialogue)?; // After a failure the next question dials anew.
         self.dialogues[endpoint] = Some(dialogue);
@@ -284,8 +294,7 @@ impl Helper {
             for wish in wished {
                 let grant = match wish {
                     Wish::Dial(endpoint) => {
-                        let address = &control.topology.endpoints[endpoint].address;
-                        let stream = Dialogue::open(address, control.timeout);
+                        let stream = control.topology.dial(endpoint, control.timeout);
                         if stream.is_err() {
                             thread::sleep(Duration::from_millis(20)); // Nobody there: no hurry.
                         }
@@ -332,7 +341,8 @@ mod tests {
         let nodes: Vec<NodeId> = [1, 2, 3].map(NodeId::new).to_vec();
         let endpoints = Vec::new();
         let groups = (1..=4).map(GroupId::new).collect();
-        let topology = Topology { endpoints, nodes, shards: 2, groups };
+        let cluster = ClusterId::default();
+        let topology = Topology { cluster, endpoints, nodes, shards: 2, groups };
         assert_eq!(topology.endpoint_of(NodeId::new(1), 0), Some(1), "group 1 mod 2");
         assert_eq!(topology.endpoint_of(NodeId::new(3), 1), Some(4), "group 2 mod 2");
         assert_eq!(topology.endpoint_of(NodeId::new(9), 0), None);

@@ -51,18 +51,17 @@ fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
 }
 
 impl Dialogue {
-    /// Connects to `host:port` and says hello.
+    /// Connects to `host:port` and says hello to `cluster`, or to any if that is all zero.
     ///
     /// # Errors
-    /// No connection, no answer within `timeout`, or a refusal.
-    pub(crate) fn open(address: &str, timeout: Duration) -> io::Result<Self> {
+    /// No connection, no answer within `timeout`, or a refusal: another cluster's node, for one.
+    pub(crate) fn open(address: &str, cluster: ClusterId, timeout: Duration) -> io::Result<Self> {
         let stream = connect(address, timeout)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
         let mut dialogue = Self { stream, buffer: Vec::new(), filled: 0, taken: 0, correlation: 0 };
-        dialogue
-            .send(|to, id| encode_hello(to, id, &Hello::new(ClusterId::default(), "loadgen")))?;
+        dialogue.send(|to, id| encode_hello(to, id, &Hello::new(cluster, "loadgen")))?;
         let Reply::Hello(_) = dialogue.receive_reply("hello")? else {
             return Err(unexpected("hello"));
         };

@@ -18,7 +18,7 @@ use catamaran::wire::client::{Consistency, Kind, Read, encode_read};
 use crate::args::{Load, Rate};
 use crate::control::{Helper, Routes, Topology};
 use crate::failure::Failure;
-use crate::flight::{Again, Flight, Flying, Request};
+use crate::flight::{Again, Flight, Flying, Gate, Request};
 use crate::ledger::Ledger;
 use crate::link::{Flushed, Link};
 use crate::meter::{Live, Meter};
@@ -93,6 +93,10 @@ pub(crate) struct Engine {
     pub(crate) poll: Poll,
     pub(crate) flight: Flight,
     pub(crate) again: Again,
+    /// Per group.
+    pub(crate) gates: Vec<Gate>,
+    /// Requests that wait behind them.
+    pub(crate) parked: usize,
     pub(crate) ledger: Ledger,
     pub(crate) meter: Meter,
     pub(crate) helper: Helper,
@@ -197,6 +201,8 @@ impl Engine {
             poll: Poll::new().map_err(|error| Failure::io("epoll", &error))?,
             flight: Flight::default(),
             again: Again::default(),
+            gates: topology.groups.iter().map(|_| Gate::default()).collect(),
+            parked: 0,
             ledger: Ledger::new(topology.groups.len()),
             meter: Meter::new(warmup_ns..end_ns),
             helper: Helper::start(topology.clone()),
@@ -267,7 +273,7 @@ impl Engine {
 
     /// Requests without an answer, wherever they are.
     fn outstanding(&self) -> u64 {
-        (self.flight.len() + self.again.len()) as u64
+        (self.flight.len() + self.again.len() + self.parked) as u64
     }
 
     fn is_over(&self, now_ns: u64) -> bool {
@@ -362,16 +368,26 @@ impl Engine {
         Request { group, number, intended_ns }
     }
 
-    /// Sends a request to wherever its group is led; parks it if nobody knows.
+    /// Sends a request to wherever its group is led; it waits if nobody knows.
     pub(crate) fn route(&mut self, request: Request, now_ns: u64) {
+        if self.gates[request.group as usize].is_shut() {
+            self.parked += 1;
+            return self.gates[request.group as usize].park(request);
+        }
+        self.pass(request, now_ns);
+    }
+
+    /// Sends a request whatever its gate says.
+    pub(crate) fn pass(&mut self, request: Request, now_ns: u64) {
         let lane = self.routes[request.group as usize].map(|endpoint| &self.lanes[endpoint]);
-        let link = lane.filter(|lane| !lane.links.is_empty()).and_then(|lane| {
+        let link = lane.filter(|lane| !lane.links.is_empty()).map(|lane| {
             let at = lane.links[lane.turn % lane.links.len()];
-            self.links[at].as_ref().filter(|link| link.has_room()).map(|_| at)
+            (at, self.links[at].as_ref().is_some_and(Link::has_room))
         });
         match link {
-            Some(at) => self.send(at, request),
-            None => self.again.push(now_ns + PAUSE_NOWHERE_NS, request),
+            Some((at, true)) => self.send(at, request),
+            Some((_, false)) => self.again.push(now_ns + PAUSE_NOWHERE_NS, request),
+            None => self.shut_gate(request, now_ns),
         }
     }
 
@@ -472,7 +488,7 @@ impl Engine {
 
     fn finish(mut self) -> Outcome {
         let records = u64::from(self.payload.records_per_request());
-        let refused = self.again.len() as u64 * records;
+        let refused = (self.again.len() + self.parked) as u64 * records;
         for flying in self.flight.clear() {
             self.unknown(flying.request, "no_reply");
         }

@@ -4,7 +4,7 @@
 //! one array access and a late or doubled reply finds nothing. Does not know sockets.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 /// One request, as it is meant: the same when it is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,6 +130,49 @@ impl Again {
     }
 }
 
+/// The door of one group. While nobody knows who leads it, its requests wait here and one after
+/// the other is sent to find out: thousands that are refused over and over would load the nodes
+/// just when they have an election to hold.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// Closed until then; `None` is open.
+    shut_until_ns: Option<u64>,
+    parked: VecDeque<Request>,
+}
+
+impl Gate {
+    /// Whether requests must wait.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.shut_until_ns.is_some()
+    }
+
+    /// Nobody is known who would take this one: it waits, and so do those that follow.
+    pub(crate) fn shut(&mut self, until_ns: u64, request: Request) {
+        self.shut_until_ns = Some(until_ns);
+        self.parked.push_back(request);
+    }
+
+    /// This one waits with the others.
+    pub(crate) fn park(&mut self, request: Request) {
+        self.parked.push_back(request);
+    }
+
+    /// One request to try with, if it is time; the gate stays shut until `again_ns`.
+    pub(crate) fn probe(&mut self, now_ns: u64, again_ns: u64) -> Option<Request> {
+        if self.shut_until_ns? > now_ns {
+            return None;
+        }
+        self.shut_until_ns = Some(again_ns);
+        self.parked.pop_front()
+    }
+
+    /// Somebody takes requests again: everything that waited, in order.
+    pub(crate) fn open(&mut self) -> VecDeque<Request> {
+        self.shut_until_ns = None;
+        std::mem::take(&mut self.parked)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +209,22 @@ mod tests {
         let numbers: Vec<u64> = flight.crash(7).iter().map(|f| f.request.number).collect();
         assert_eq!(numbers, [1, 2, 3]);
         assert!(flight.land(other).is_some());
+    }
+
+    #[test]
+    fn a_shut_gate_lets_one_through_at_a_time() {
+        let request = |number| Request { group: 0, number, intended_ns: 0 };
+        let mut gate = Gate::default();
+        assert_eq!(gate.probe(5, 10), None, "an open gate needs no probes");
+        gate.shut(10, request(1));
+        gate.park(request(2));
+        gate.park(request(3));
+        assert!(gate.is_shut());
+        assert_eq!(gate.probe(9, 20), None);
+        assert_eq!(gate.probe(10, 20).map(|r| r.number), Some(1));
+        assert_eq!(gate.probe(11, 20), None);
+        let numbers: Vec<u64> = gate.open().iter().map(|r| r.number).collect();
+        assert_eq!((numbers, gate.is_shut()), (vec![2, 3], false));
     }
 
     #[test]

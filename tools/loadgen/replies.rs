@@ -78,6 +78,7 @@ impl Engine {
         match (reply, &self.work) {
             (Reply::Append(reply), Work::Append) => {
                 self.credit += 1;
+                self.open_gate(request.group, now_ns);
                 self.ledger.ack(Run {
                     group: request.group,
                     count: records,
@@ -88,6 +89,7 @@ impl Engine {
             }
             (Reply::Read(view), Work::Read { .. }) => {
                 self.credit += 1;
+                self.open_gate(request.group, now_ns);
                 if !self.is_right(&request, &view) {
                     self.meter.wrong += 1;
                 }
@@ -129,15 +131,18 @@ impl Engine {
             Refusal::NotLeader { hint } => {
                 let group = request.group as usize;
                 let told = hint.and_then(|node| self.topology.endpoint_of(node, group));
-                if told.is_some() && told != self.routes[group] {
-                    self.set_route(group, told);
-                    pause_ns = PAUSE_HINT_NS;
-                } else {
+                if told.is_none() || told == self.routes[group] {
                     self.wish_routes();
+                    return self.shut_gate(request, now_ns);
                 }
+                self.set_route(group, told);
+                pause_ns = PAUSE_HINT_NS;
             }
             Refusal::Busy { retry_after } => pause_ns = nanos(retry_after.min(PAUSE_MAX)),
-            Refusal::Unavailable | Refusal::TimedOut => self.wish_routes(),
+            Refusal::Unavailable | Refusal::TimedOut => {
+                self.wish_routes();
+                return self.shut_gate(request, now_ns);
+            }
             Refusal::DiskFull
             | Refusal::TooLarge { .. }
             | Refusal::UnknownGroup

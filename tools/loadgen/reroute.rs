@@ -4,14 +4,19 @@
 //! two rounds of load. A frame of which not a byte left is simply sent elsewhere; one that left
 //! without an answer is of unknown fate.
 
+use std::time::Duration;
+
 use crate::control::{Granted, Routes, Wish};
-use crate::dialogue::Dialogue;
 use crate::engine::{Engine, PAUSE_NOWHERE_NS, Work};
 use crate::failure::{Exit, Failure};
+use crate::flight::{Gate, Request};
 use crate::link::Link;
 
 /// A link that owes answers and says nothing for so long makes us ask who leads.
 const SILENCE_NS: u64 = 1_000_000_000;
+
+/// Pause between two tries to find out whether a group is led again.
+const PAUSE_SHUT_NS: u64 = 10_000_000;
 
 impl Engine {
     /// Opens `connections` links, spread over the endpoints that lead groups.
@@ -29,8 +34,8 @@ impl Engine {
                 let unreachable = |error| {
                     Failure::new(Exit::Environment, format!("cannot connect to {address}: {error}"))
                 };
-                let dialogue = Dialogue::open(address, std::time::Duration::from_secs(5))
-                    .map_err(unreachable)?;
+                let patience = Duration::from_secs(5);
+                let dialogue = self.topology.dial(*endpoint, patience).map_err(unreachable)?;
                 let link = Link::new(dialogue.into_stream(), *endpoint, 0).map_err(unreachable)?;
                 self.add_link(link);
             }
@@ -80,6 +85,7 @@ impl Engine {
                 Granted::Routes(routes) => self.take_routes(routes, now_ns),
             }
         }
+        self.probe_gates(now_ns);
         let silent = |link: &Link| link.outstanding > 0 && link.heard_ns + SILENCE_NS < now_ns;
         if self.links.iter().flatten().any(silent) || self.routes.contains(&None) {
             self.wish_routes();
@@ -94,6 +100,36 @@ impl Engine {
                     break; // One try at a time where nobody may be listening.
                 }
             }
+        }
+    }
+
+    /// Nobody takes this request at the moment: its group's requests wait.
+    pub(crate) fn shut_gate(&mut self, request: Request, now_ns: u64) {
+        self.parked += 1;
+        self.gates[request.group as usize].shut(now_ns + PAUSE_SHUT_NS, request);
+    }
+
+    /// A request of `group` was answered: whatever waited may go.
+    #[inline]
+    pub(crate) fn open_gate(&mut self, group: u32, now_ns: u64) {
+        if self.gates[group as usize].is_shut() {
+            for request in self.gates[group as usize].open() {
+                self.parked -= 1;
+                self.again.push(now_ns, request);
+            }
+        }
+    }
+
+    /// Lets one request of each waiting group find out whether somebody leads it by now.
+    fn probe_gates(&mut self, now_ns: u64) {
+        if self.parked == 0 && !self.gates.iter().any(Gate::is_shut) {
+            return;
+        }
+        for group in 0..self.gates.len() {
+            let gate = &mut self.gates[group];
+            let Some(request) = gate.probe(now_ns, now_ns + PAUSE_SHUT_NS) else { continue };
+            self.parked -= 1;
+            self.pass(request, now_ns);
         }
     }
 
@@ -114,6 +150,8 @@ impl Engine {
             if route.is_some() && self.routes[group] != route {
                 self.routes[group] = route;
                 changed = true;
+                let group = u32::try_from(group).expect("GROUPS_MAX is small");
+                self.open_gate(group, now_ns);
             }
         }
         if changed {

@@ -175,8 +175,7 @@ impl Verifier<'_> {
         if let Some(at) = self.idle.iter().position(|(idle, _)| *idle == endpoint) {
             return Ok(self.idle.swap_remove(at));
         }
-        let address = &self.control.topology().endpoints[endpoint].address;
-        Ok((endpoint, Dialogue::open(address, PAGE_TIMEOUT)?))
+        Ok((endpoint, self.control.topology().dial(endpoint, PAGE_TIMEOUT)?))
     }
 
     /// A pause after trouble, until patience ends; then who leads is asked again.
