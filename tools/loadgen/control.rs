@@ -142,13 +142,17 @@ impl Control {
     fn ask<T>(
         &mut self,
         endpoint: usize,
-        question: impl FnOnce(&mut Dialogue) -> std::io::Result<T>,
+        mut question: impl FnMut(&mut Dialogue) -> std::io::Result<T>,
     ) -> std::io::Result<T> {
-        let mut dialogue = match self.dialogues[endpoint].take() {
-            Some(dialogue) => dialogue,
-            None => self.topology.dial(endpoint, self.timeout)?,
-        };
-        let answer = question(&mut dialogue)?; // After a failure the next question dials anew.
+        // A connection of before may have died with its node, which may be back by now.
+        if let Some(mut dialogue) = self.dialogues[endpoint].take()
+            && let Ok(answer) = question(&mut dialogue)
+        {
+            self.dialogues[endpoint] = Some(dialogue);
+            return Ok(answer);
+        }
+        let mut dialogue = self.topology.dial(endpoint, self.timeout)?;
+        let answer = question(&mut dialogue)?;
         self.dialogues[endpoint] = Some(dialogue);
         Ok(answer)
     }

@@ -314,13 +314,13 @@ impl Report {
 
     fn put_cost(&self, out: &mut String) {
         let list = |values: Vec<String>| {
-            if values.is_empty() { "not known".to_owned() } else { values.join(" + ") }
+            if values.is_empty() { "elsewhere".to_owned() } else { values.join(" + ") }
         };
         row(
             out,
             "CPU",
             &format!(
-                "nodes {} cores, loadgen {:.2}",
+                "nodes {}, loadgen {:.2} cores",
                 list(self.cpu_cores.nodes.iter().map(|cores| format!("{cores:.2}")).collect()),
                 self.cpu_cores.loadgen
             ),
