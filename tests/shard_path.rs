@@ -3,6 +3,8 @@
 //! Apart from the simulator because nothing goes wrong here: these are the figures and facts of
 //! the path itself (copies, blocks, replies), and what a shard finds again after a restart.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test panics at whatever it did not expect")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
