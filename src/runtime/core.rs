@@ -35,13 +35,13 @@ use crate::shard::{Effect, Effects, Input, Inputs, Shard};
 /// Turns in a row before sockets get their chance. Completions that come while turns are taken
 /// would otherwise keep the loop going for as long as the device is fast.
 const TURNS_IN_A_ROW_MAX: u32 = 4;
-/// The tick while something is going on: the seal of a log that went idle is due after 5 ms.
+/// The tick while the log is being written: the seal of a log that went idle is due after 5 ms.
 const TICK_BUSY: Duration = Duration::from_millis(2);
 /// The tick while nothing is. Also bounds how long the executor can oversleep: it may park with a
 /// runnable task when the process was stopped for longer than its preemption timer.
 const TICK_IDLE: Duration = Duration::from_millis(20);
-/// How long after the last event a shard still counts as busy.
-const BUSY_FOR: Duration = Duration::from_millis(50);
+/// How long after the last write a shard still counts as busy.
+const BUSY_FOR: Duration = Duration::from_millis(20);
 /// How long replies may take to leave at the end.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
@@ -167,7 +167,6 @@ impl Core {
                 return;
             }
             let now = clock::now();
-            self.note_busy(now);
             self.shard.borrow_mut().turn(
                 now,
                 &mut self.inputs.borrow_mut(),
@@ -180,10 +179,10 @@ impl Core {
         }
     }
 
-    fn note_busy(&self, now: Moment) {
-        if matches!(self.inputs.borrow().queue.front(), Some(Input::Tick)) {
-            return;
-        }
+    /// The log is being written: its seal is due soon. Heartbeats alone do not count, or no shard
+    /// would ever be idle.
+    fn note_busy(&self) {
+        let now = clock::now();
         if now >= self.busy_until.replace(now.after(BUSY_FOR)) {
             self.busy.set();
         }
@@ -218,6 +217,7 @@ impl Core {
         match effect {
             Effect::Write { write, segment, offset, block } => {
                 disk.write(write, segment, offset, block)?;
+                self.note_busy();
             }
             Effect::Read { read, segment, offset, buf } => {
                 disk.read(WantedRead { read, segment, offset, buf }, inputs);
