@@ -3,7 +3,7 @@
 //! Events leave a shard through a bounded channel that never blocks it; what does not fit is
 //! counted and the count is told later (I-12). Whoever runs the node prints them.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::fmt;
 use std::sync::mpsc::SyncSender;
 
@@ -152,13 +152,14 @@ fn write_notice(f: &mut fmt::Formatter<'_>, notice: Notice) -> fmt::Result {
 /// A shard's end of the channel.
 pub(super) struct Teller {
     shard: ShardId,
-    sender: SyncSender<Event>,
+    /// Gone when the shard has ended.
+    sender: RefCell<Option<SyncSender<Event>>>,
     lost: Cell<u64>,
 }
 
 impl Teller {
     pub(super) fn new(shard: ShardId, sender: SyncSender<Event>) -> Self {
-        Self { shard, sender, lost: Cell::new(0) }
+        Self { shard, sender: RefCell::new(Some(sender)), lost: Cell::new(0) }
     }
 
     /// Tells, or counts what cannot be told.
@@ -174,7 +175,13 @@ impl Teller {
     }
 
     fn send(&self, kind: EventKind) -> bool {
-        self.sender.try_send(Event { shard: self.shard, kind }).is_ok()
+        let sender = self.sender.borrow();
+        sender.as_ref().is_some_and(|to| to.try_send(Event { shard: self.shard, kind }).is_ok())
+    }
+
+    /// Ends the telling.
+    pub(super) fn close(&self) {
+        self.sender.take();
     }
 }
 

@@ -249,9 +249,10 @@ impl Ring {
         }
     }
 
-    /// Operations that have not ended.
+    /// Operations that have not ended. Those that a poisoned ring will never start do not count.
     pub(super) fn outstanding(&self) -> usize {
-        OPERATIONS_MAX - self.free.len() + self.waiting_writes.len() + self.waiting_reads.len()
+        let waiting = self.waiting_writes.len() + self.waiting_reads.len();
+        OPERATIONS_MAX - self.free.len() + if self.poisoned { 0 } else { waiting }
     }
 
     /// Puts `operation` into the submission queue, or gives it back if there is no room.
