@@ -60,7 +60,7 @@ impl World {
             }
             Effect::Notice(notice) => self.on_notice(at, notice),
             Effect::Halt { reason } => self.on_halt(at, reason)?,
-            Effect::Drained => fail!(Protocol, "{at:?} drained, nobody asked"),
+            Effect::Drained => self.on_drained(at)?,
         }
         Ok(())
     }
@@ -84,6 +84,22 @@ impl World {
         }
         self.crash(at.node, false);
         self.restart_after(at.node, SUPERVISOR);
+        Ok(())
+    }
+
+    /// A shard has nothing left to do; when the last one of its node says so, the process ends,
+    /// and what it leaves is sealed.
+    fn on_drained(&mut self, at: At) -> Check {
+        let node = &mut self.nodes[at.node];
+        let Some(left) = node.undrained.checked_sub(1) else {
+            fail!(Protocol, "{at:?} drained, nobody asked");
+        };
+        node.undrained = left;
+        if left == 0 {
+            node.sealed = true;
+            self.crash(at.node, false);
+            self.restart_after(at.node, SUPERVISOR);
+        }
         Ok(())
     }
 

@@ -4,15 +4,24 @@
 //! until the world turns calm; then everything is mended at once. Small faults (resets, changed
 //! bytes, failing writes) are drawn where they happen.
 
+use core::time::Duration;
+
+use super::node::SUPERVISOR;
 use super::plan::Recurring;
 use super::verdict::{Check, Fault};
 use super::world::{Event, World};
+use crate::shard::Input;
+
+/// How long a node that was asked to stop gets.
+const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
 
 /// A large fault begins or ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Chaos {
     /// One node dies, or all.
     Crash,
+    /// A node that was asked to stop has not, and is killed.
+    Lost { node: usize, boot: u64 },
     /// A dead node is started.
     Restart { node: usize, boot: u64 },
     /// A node or a directed link is cut off.
@@ -55,6 +64,7 @@ impl World {
     pub(super) fn on_chaos(&mut self, chaos: Chaos) -> Check {
         match chaos {
             Chaos::Restart { node, boot } => self.on_restart(node, boot)?,
+            Chaos::Lost { node, boot } => self.on_lost(node, boot),
             Chaos::Uncut(cut) => self.uncut(cut),
             Chaos::Resume { node, boot } => self.resume(node, boot),
             Chaos::Crash | Chaos::Cut | Chaos::Pause | Chaos::Stall if !self.chaotic => {}
@@ -80,8 +90,11 @@ impl World {
         if all {
             self.tally.count(Fault::Blackout);
         }
+        let drains = !all && self.prng.chaos.chance(self.plan.chaos.drain_percent, 100);
         for node in victims {
-            if self.nodes[node].is_up() {
+            if drains {
+                self.drain(node);
+            } else if self.nodes[node].is_up() {
                 self.tally.count(if power_loss { Fault::PowerLoss } else { Fault::Kill });
                 self.crash(node, power_loss);
                 let down = kind.lasts.draw(&mut self.prng.chaos);
@@ -91,8 +104,29 @@ impl World {
         self.again(kind, Chaos::Crash);
     }
 
+    /// Asks a node to stop; kills it if it does not in time.
+    fn drain(&mut self, node: usize) {
+        if !self.nodes[node].answers() || self.nodes[node].undrained > 0 {
+            return;
+        }
+        self.tally.count(Fault::Drain);
+        self.nodes[node].undrained = usize::from(self.plan.shards);
+        for shard in 0..usize::from(self.plan.shards) {
+            self.give(self.nodes[node].at(shard), Input::Drain);
+        }
+        let boot = self.nodes[node].boot;
+        self.queue.after(DRAIN_DEADLINE, Event::Chaos(Chaos::Lost { node, boot }));
+    }
+
+    fn on_lost(&mut self, node: usize, boot: u64) {
+        if self.nodes[node].boot == boot && self.nodes[node].is_up() {
+            self.crash(node, false);
+            self.restart_after(node, SUPERVISOR);
+        }
+    }
+
     /// Lets a dead node start again.
-    pub(super) fn restart_after(&mut self, node: usize, down: core::time::Duration) {
+    pub(super) fn restart_after(&mut self, node: usize, down: Duration) {
         let boot = self.nodes[node].boot;
         self.queue.after(down, Event::Chaos(Chaos::Restart { node, boot }));
     }

@@ -71,6 +71,13 @@ pub(super) struct Core {
     live: Option<Live>,
 }
 
+impl Core {
+    /// What the living shard has counted.
+    pub(super) fn counters(&self) -> Option<&Counters> {
+        self.live.as_ref().map(|live| live.shard.counters())
+    }
+}
+
 /// One node.
 pub(super) struct Node {
     place: usize,
@@ -85,6 +92,10 @@ pub(super) struct Node {
     rotten: bool,
     /// A device of it answered with an error in this run: it must stop.
     pub(super) device_failed: bool,
+    /// Shards that were asked to drain and have not.
+    pub(super) undrained: usize,
+    /// Its last run ended in peace: recovery has nothing to cut.
+    pub(super) sealed: bool,
     pub(super) stalled_until: Moment,
     clock_offset_nanos: u64,
     clock_ppm: u64,
@@ -114,6 +125,8 @@ impl Node {
             refused: false,
             rotten: false,
             device_failed: false,
+            undrained: 0,
+            sealed: false,
             stalled_until: Moment::ZERO,
             clock_offset_nanos: prng.below(1 << 40),
             clock_ppm: prng.below(plan.clock_drift_ppm + 1),
@@ -260,6 +273,7 @@ impl World {
             }
         }
         let one = &mut self.nodes[node];
+        one.sealed = false;
         one.boot += 1;
         one.up = true;
         self.summary.recoveries += u64::from(one.boot > 1);
@@ -344,6 +358,9 @@ impl World {
             Err(error) => fail!(Recovery, "{:?} shard {shard}: {error}", node_id(node)),
         };
         if let Some(cut) = &recovered.cut {
+            if one.sealed {
+                fail!(Recovery, "{:?}: {cut:?} after it had drained", node_id(node));
+            }
             self.summary.cuts += 1;
             let line = format_args!("node {node} shard {shard} cut at {}", cut.lsn);
             self.trace.say(self.queue.now(), line);
@@ -369,8 +386,11 @@ impl World {
         one.up = false;
         one.paused = false;
         one.device_failed = false;
+        one.undrained = 0;
         for core in &mut one.cores {
-            core.live = None;
+            if let Some(live) = core.live.take() {
+                self.summary.count(live.shard.counters());
+            }
             core.mirror.crashed();
             let wreck = core.disk.crash(power_loss, &mut self.prng.disk);
             for _ in 0..wreck.torn {

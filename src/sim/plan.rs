@@ -92,6 +92,8 @@ pub struct ChaosPlan {
     pub power_loss_percent: u64,
     /// Of a hundred crashes, so many hit all nodes at once.
     pub blackout_percent: u64,
+    /// Of a hundred crashes of one node, so many are asked for: the process drains first.
+    pub drain_percent: u64,
     /// One node, or one directed link, cannot be reached.
     pub cut: Option<Recurring>,
     /// Of a hundred cuts, so many are of one direction only.
@@ -297,6 +299,7 @@ fn draw_chaos(prng: &mut Prng, nodes: u16) -> ChaosPlan {
         crash,
         power_loss_percent: *pick(prng, &[50, 100]),
         blackout_percent: *pick(prng, &[0, 10, 50]),
+        drain_percent: *pick(prng, &[0, 0, 30]),
         cut,
         one_way_percent: *pick(prng, &[0, 50, 100]),
         pause,

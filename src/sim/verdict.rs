@@ -6,6 +6,8 @@
 use core::fmt;
 use core::time::Duration;
 
+use crate::stats::Counters;
+
 /// A promise that was broken, and by whom, as far as the oracle can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -115,6 +117,8 @@ faults! {
     PowerLoss, "power_loss";
     /// All nodes lost power at once.
     Blackout, "blackout";
+    /// A node was asked to stop, and stopped when it was done or not.
+    Drain, "drain";
     /// An in-flight write of which some sectors survived a power loss and some did not.
     TornWrite, "torn_write";
     /// A node stood still for a while.
@@ -198,9 +202,22 @@ pub struct Summary {
     pub elections: u64,
     /// Metadata snapshots installed.
     pub installs: u64,
+    /// Conflicting tails that followers dropped.
+    pub truncations: u64,
+    /// Bytes of live batches that retention wrote forward.
+    pub rewritten_bytes: u64,
+    /// Bytes of batches that followers wrote from where they were received.
+    pub direct_bytes: u64,
 }
 
 impl Summary {
+    /// Adds what one run of one shard counted.
+    pub(super) fn count(&mut self, counters: &Counters) {
+        self.truncations += counters.truncations;
+        self.rewritten_bytes += counters.wal_rewritten_bytes;
+        self.direct_bytes += counters.direct_bytes_follower;
+    }
+
     /// Adds another run; seed and hash stay.
     pub fn add(&mut self, other: &Self) {
         self.events += other.events;
@@ -215,6 +232,9 @@ impl Summary {
         self.recycles += other.recycles;
         self.elections += other.elections;
         self.installs += other.installs;
+        self.truncations += other.truncations;
+        self.rewritten_bytes += other.rewritten_bytes;
+        self.direct_bytes += other.direct_bytes;
     }
 }
 

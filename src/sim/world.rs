@@ -235,6 +235,11 @@ impl World {
     }
 
     fn sum_up(mut self) -> Summary {
+        for core in self.nodes.iter().flat_map(|node| &node.cores) {
+            if let Some(counters) = core.counters() {
+                self.summary.count(counters);
+            }
+        }
         self.summary.hash = self.trace.hash();
         self.summary.events = self.trace.events();
         self.summary.simulated = self.queue.now().since(Moment::ZERO);

@@ -187,6 +187,9 @@ fn report(out: &mut impl Write, sum: &Summary, took: Option<Duration>) -> io::Re
     write!(out, "recoveries {}, torn tails cut {}, ", sum.recoveries, sum.cuts)?;
     write!(out, "segments recycled {}, ", sum.recycles)?;
     writeln!(out, "elections won {}, snapshots {}", sum.elections, sum.installs)?;
+    write!(out, "conflicting tails dropped {}, ", sum.truncations)?;
+    write!(out, "bytes rewritten forward {}, ", sum.rewritten_bytes)?;
+    writeln!(out, "bytes written as received {}", sum.direct_bytes)?;
     write!(out, "faults {}:", sum.faults.total())?;
     for (name, count) in sum.faults.list() {
         write!(out, " {name} {count}")?;
