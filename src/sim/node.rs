@@ -20,6 +20,7 @@ use crate::raft::{self, RoleName, Timing};
 use crate::shard::{
     Effects, Input, Inputs, NodeAddress, ReadSeq, RetentionLimits, Shard, ShardConfig, WorldFacts,
 };
+use crate::stats::Counters;
 use crate::wal::{
     Identity, RecoverError, Recovered, Recovery, SegmentFile, SegmentNo, Step, WalMay,
 };
