@@ -176,7 +176,7 @@ mod tests {
         let mut cursor = audit.cursor(1);
         for (index, number) in (1..).zip(log) {
             let record = match number {
-                Some(number) => payload.append_body(0, *number)[12..].to_vec(),
+                Some(number) => payload.append_body(0, *number).0[12..].to_vec(),
                 None => Vec::new(),
             };
             audit.record(&mut cursor, &payload, index, &record);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use catamaran::base::{Checksum, Prng};
+use catamaran::base::Prng;
 use catamaran::model::{LogIndex, Refusal};
 use catamaran::wire::FrameHeader;
 use catamaran::wire::client::{Consistency, Kind, Read, encode_read};
@@ -403,7 +403,7 @@ impl Engine {
         let group = self.topology.groups[request.group as usize];
         match &self.work {
             Work::Append => {
-                let body = self.payload.append_body(request.group, request.number);
+                let (body, body_crc) = self.payload.append_body(request.group, request.number);
                 let body_bytes = u32::try_from(body.len()).expect("a request is below 1 MiB");
                 let header = FrameHeader {
                     kind: Kind::Append.number(),
@@ -411,7 +411,7 @@ impl Engine {
                     covered_bytes: body_bytes,
                     correlation,
                     group,
-                    body_crc: Checksum::of(body),
+                    body_crc,
                 };
                 link.queue.extend_from_slice(&header.encode());
                 link.queue.extend_from_slice(body);
