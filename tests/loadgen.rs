@@ -54,6 +54,7 @@ fn bad_arguments_end_with_2_and_a_cure() {
         (&["--duration", "10 parsecs"], "use us, ms, s, m or h"),
         (&["--connect", "127.0.0.1:7000", "--nodes", "5"], "leave out"),
         (&["--no-such-option"], "--help"),
+        (&["--profile", "nonesuch"], "laptop"),
     ] {
         let output = loadgen(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -81,6 +82,17 @@ fn a_directory_that_is_not_there_ends_with_3() {
     assert_eq!(output.status.code(), Some(3), "{errors}");
     assert!(errors.contains("--dir"), "{errors}");
     assert!(!Path::new("/does").exists());
+}
+
+#[test]
+fn a_file_system_in_memory_is_refused_with_3_and_a_cure() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = directory.path().to_str().unwrap();
+    let output = loadgen(&["--dir", path, "--rate", "1k", "--duration", "1s"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{errors}");
+    assert!(errors.contains("O_DIRECT") && errors.contains("--allow-buffered"), "{errors}");
+    assert_eq!(directory.path().read_dir().unwrap().count(), 0, "what was begun is gone again");
 }
 
 #[test]

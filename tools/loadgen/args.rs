@@ -69,8 +69,8 @@ pub(crate) struct Args {
     /// Records that may be outstanding [default: 4096 with --rate max, else 65536]
     #[arg(long, value_name = "N", value_parser = human::count)]
     inflight: Option<u64>,
-    /// What to do
-    #[arg(long, value_enum, default_value_t = Mode::Append)]
+    /// append, read-index (linearizable reads of one record) or read-stale (without a quorum round)
+    #[arg(long, value_enum, default_value_t = Mode::Append, hide_possible_values = true)]
     mode: Mode,
     /// Records in one request [default: 16 with --rate max, else 1]
     #[arg(long, value_name = "N", value_parser = human::count)]

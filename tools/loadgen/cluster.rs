@@ -321,7 +321,8 @@ fn last_words(log: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     file.take(LAST_WORDS_BYTES).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    Some(line.strip_prefix("error: ").unwrap_or(line).to_owned())
 }
 
 #[cfg(test)]
@@ -342,7 +343,7 @@ mod tests {
         let log = directory.path().join("log");
         assert_eq!(last_words(&log), None);
         fs::write(&log, "first\nerror: port 1 is in use\n\n").unwrap();
-        assert_eq!(last_words(&log).as_deref(), Some("error: port 1 is in use"));
+        assert_eq!(last_words(&log).as_deref(), Some("port 1 is in use"));
     }
 
     #[test]

@@ -155,6 +155,8 @@ pub(crate) struct Outcome {
     pub(crate) refused: u64,
     /// Why the run ended early, if it did.
     pub(crate) early: Option<Early>,
+    /// A node did not stop in good order afterwards; set by whoever stopped it.
+    pub(crate) stopped_badly: bool,
     /// When the load ended: when it should, or earlier.
     pub(crate) end: Duration,
 }
@@ -501,7 +503,8 @@ impl Engine {
         self.live.set(self.meter.records, 0, self.meter.errors_total());
         self.live.ended.store(true, Ordering::Relaxed);
         let Self { meter, ledger, early, end_ns, .. } = self;
-        Outcome { meter, ledger, unsent, refused, early, end: Duration::from_nanos(end_ns) }
+        let end = Duration::from_nanos(end_ns);
+        Outcome { meter, ledger, unsent, refused, early, stopped_badly: false, end }
     }
 }
 

@@ -175,7 +175,7 @@ pub(crate) struct Copies {
     /// On a follower, receive buffer to log block.
     pub(crate) follower_per_record_byte: f64,
     /// For frames cut across two receive buffers, everywhere.
-    pub(crate) carry_per_record_byte: f64,
+    pub(crate) carry: f64,
 }
 
 /// What was asked for.
@@ -367,9 +367,7 @@ impl Report {
                 "copies",
                 &format!(
                     "leader {:.2}, follower {:.2}, cut frames {:.3} per record byte",
-                    copies.leader_per_record_byte,
-                    copies.follower_per_record_byte,
-                    copies.carry_per_record_byte
+                    copies.leader_per_record_byte, copies.follower_per_record_byte, copies.carry
                 ),
             );
         }

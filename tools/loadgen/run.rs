@@ -104,7 +104,10 @@ pub(crate) fn run(plan: &Plan) -> Result<Report, Failure> {
     if let (Some(cluster), Target::Embedded(embedded)) = (stage.cluster.take(), &plan.target) {
         progress.now(|| "stopping the nodes".to_owned());
         let depth = cluster.writes_in_flight;
-        cluster.stop()?;
+        if let Err(failure) = cluster.stop() {
+            progress.note(&failure.line);
+            outcome.stopped_badly = true;
+        }
         if load.mode == Mode::Append {
             progress.now(|| "measuring what the device can do".to_owned());
             let device = after.device_since(&before, 0, load.mode);
@@ -391,6 +394,9 @@ fn judge(verdict: Option<&Verdict>, outcome: &Outcome) -> Judgement {
     }
     if outcome.meter.wrong > 0 {
         return Judgement::Failed("reads returned something else than what was written");
+    }
+    if outcome.stopped_badly {
+        return Judgement::Failed("a node did not stop in good order when asked to");
     }
     match outcome.early {
         Some(Early::Stopped) => Judgement::Stopped,

@@ -71,7 +71,7 @@ impl Sample {
                 self.grown(earlier, "copied_bytes_follower"),
                 records * followers,
             ),
-            carry_per_record_byte: share(self.grown(earlier, "copied_bytes_carry"), records),
+            carry: share(self.grown(earlier, "copied_bytes_carry"), records),
         }
     }
 
