@@ -48,6 +48,13 @@ pub const SEGMENT_RETRY: Duration = Duration::from_secs(1);
 pub const SPARE_SEGMENTS_MAX: usize = 4;
 /// Device reads one shard has in flight: more would only take memory from the writes.
 pub const FETCHES_MAX: usize = 4;
+/// Searches beyond which a lagging peer's groups wait their turn: each result holds memory until it
+/// is sent.
+pub const FETCHES_WAITING_MAX: usize = 16;
+/// Batches a shard remembers as still in memory; older ones are let go and read back if wanted.
+pub const CACHED_BATCHES_MAX: usize = 65_536;
+/// Bytes of batches one turn puts into replies to reads (MR-02).
+pub const READ_BYTES_PER_TURN_MAX: usize = 4 << 20;
 /// Device reads one search for a batch may take before it gives up.
 pub const FETCH_HOPS_MAX: u32 = 256;
 /// What a device read takes beside the bytes that are wanted: the blocks around them.

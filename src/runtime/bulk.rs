@@ -130,7 +130,7 @@ impl Filling {
         // With room for more frames if it can be had, so that the beginning of the next one does
         // not have to be moved.
         let roomy = (needed * FRAMES_PER_BLOCK).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX);
-        let Some(mut block) = arena.take(roomy.max(needed)) else { return false };
+        let Some(mut block) = arena.take_spare(roomy.max(needed)) else { return false };
         if let Some(old) = self.block.take() {
             block[..self.filled].copy_from_slice(&old[..self.filled]);
             core.note_carried(self.filled);

@@ -71,6 +71,10 @@ impl Clients {
         client.link.push(frame);
         // N10: a client that does not read is cut off before it costs more than its share.
         if client.link.waiting_bytes() > most {
+            // What its socket takes at once is not waiting.
+            client.link.flush();
+        }
+        if client.link.waiting_bytes() > most {
             client.link.close();
             return Err(Overrun);
         }

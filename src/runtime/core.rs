@@ -246,8 +246,8 @@ impl Core {
             Effect::Forward { to, conn, frame } => {
                 self.post(to, Message::Forwarded { from: self.id, conn, frame });
             }
-            Effect::Return { to, conn, replies, requests } => {
-                self.post(to, Message::Returned { conn, replies, requests });
+            Effect::Return { to, conn, returned } => {
+                self.post(to, Message::Returned { conn, returned });
             }
             Effect::Notice(notice) => self.teller.tell(EventKind::Notice(notice)),
             Effect::Halt { reason } => self.halt(reason.to_owned()),
@@ -273,6 +273,11 @@ impl Core {
     fn halt(&self, reason: String) {
         self.teller.tell(EventKind::Halted { reason: reason.clone() });
         self.finish(End::Halted(reason));
+        // Half a node helps nobody: the other shards end too, whoever is waited for first.
+        for inbox in self.inboxes.iter() {
+            // A full inbox is read by a shard that will hear of it from `join` all the same.
+            let _ = inbox.push(Message::Stop);
+        }
     }
 
     fn finish(&self, end: End) {
@@ -307,8 +312,8 @@ impl Core {
             Message::Forwarded { from, conn, frame } => {
                 self.input(Input::Forwarded { from, conn, frame });
             }
-            Message::Returned { conn, replies, requests } => {
-                self.input(Input::Returned { conn, replies, requests });
+            Message::Returned { conn, returned } => {
+                self.input(Input::Returned { conn, returned });
             }
             Message::Drain => self.input(Input::Drain),
             Message::Stop => self.finish(End::Stopped),

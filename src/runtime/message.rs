@@ -5,7 +5,7 @@ use std::fs::File;
 use bytes::Bytes;
 
 use crate::model::{ConnId, ShardId};
-use crate::shard::{Frame, IoFault};
+use crate::shard::{IoFault, Returned};
 use crate::wal::SegmentNo;
 
 /// One message to one shard.
@@ -20,7 +20,7 @@ pub(super) enum Message {
     /// See `shard::Input::Forwarded`.
     Forwarded { from: ShardId, conn: ConnId, frame: Bytes },
     /// See `shard::Input::Returned`.
-    Returned { conn: ConnId, replies: Frame, requests: u32 },
+    Returned { conn: ConnId, returned: Returned },
     /// The node is to stop in good order.
     Drain,
     /// Another shard of this node has ended, so this one ends too.

@@ -9,7 +9,7 @@ use super::Shard;
 use super::effects::Effects;
 use crate::base::Arena;
 use crate::model::LogIndex;
-use crate::model::limits::ARENA_FREE_PERCENT_MIN;
+use crate::model::limits::{ARENA_FREE_PERCENT_MIN, CACHED_BATCHES_MAX};
 use crate::wal::{self, SegmentNo};
 
 impl Shard {
@@ -22,6 +22,10 @@ impl Shard {
 
     /// Trims every log to its limit and plans what becomes of old segments. A few times a second.
     pub(super) fn retain(&mut self) {
+        if self.store.planner.opening_parts_left() > 0 {
+            // The rest of the opening says what was true when its first part was made.
+            return;
+        }
         if self.config.retention.is_limited() {
             let limit = self.config.retention.as_limit();
             for at in 0..self.slots.len() {
@@ -54,10 +58,16 @@ impl Shard {
             self.store.segments.remove(&segment);
             self.store.spare.push_back(segment);
         }
-        if self.config.retention.is_limited() && !self.fetches.is_forwarding() {
+        // Only one step at a time, and not while the log itself waits for the device or for room:
+        // what is read to be written forward holds memory until it is written.
+        let is_calm = !self.fetches.is_forwarding()
+            && !self.store.is_rewriting()
+            && !self.store.is_stalled(self.now)
+            && !self.store.is_disk_full();
+        if self.config.retention.is_limited() && is_calm {
             for part in plan.rewrite {
                 if let Some(at) = self.slots.find(part.group) {
-                    self.fetches.want_forward(at, part.first, part.last);
+                    self.fetches.want_forward(at, (part.first, part.last), part.bytes);
                 }
             }
         }
@@ -67,7 +77,7 @@ impl Shard {
     /// them reads them back from the device.
     fn evict(&mut self, arena: &mut Arena) {
         let wanted = (arena.extents() * ARENA_FREE_PERCENT_MIN / 100).max(1);
-        while arena.free_extents() < wanted {
+        while arena.free_extents() < wanted || self.store.cached() > CACHED_BATCHES_MAX {
             // A batch at a time: an extent is free when its last slice is gone, and how many
             // share one is the arena's business.
             let Some((slot, last)) = self.store.forget_oldest() else { return };

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::effects::{Effect, Effects, Frame, Part};
+use super::effects::{Effect, Effects, Frame, Part, Returned};
 use super::slot::Origin;
-use crate::base::Slice;
 use crate::model::limits::HANDSHAKE_BYTES_MAX;
 use crate::model::{ConnId, ShardId};
 use crate::wire::Assembler;
@@ -39,6 +38,7 @@ struct Remote {
     parts: Vec<Part>,
     out: Vec<u8>,
     requests: u32,
+    room_bytes: usize,
 }
 
 /// All of them.
@@ -96,11 +96,14 @@ impl Clients {
 
     /// Gives back the bytes of a frame that are no longer held.
     pub(super) fn give_room(&mut self, origin: Origin, bytes: usize) {
-        // A forwarded frame is given back by the shard that has the connection.
-        if origin.remote.is_none()
-            && let Some(connection) = self.dirty(origin.conn)
-        {
-            connection.room_bytes += bytes;
+        match origin.remote {
+            // It counts against its connection until this shard has let go of it too (F-01).
+            Some(shard) => self.remote(shard, origin.conn).room_bytes += bytes,
+            None => {
+                if let Some(connection) = self.dirty(origin.conn) {
+                    connection.room_bytes += bytes;
+                }
+            }
         }
     }
 
@@ -121,8 +124,8 @@ impl Clients {
         }
     }
 
-    /// Answers one request with a frame whose tail lies in blocks.
-    pub(super) fn answer_with(&mut self, origin: Origin, head: Vec<u8>, tail: Vec<Slice>) {
+    /// Answers one request with a frame of its own memory.
+    pub(super) fn answer_whole(&mut self, origin: Origin, frame: Vec<u8>) {
         let (parts, out) = match origin.remote {
             Some(shard) => {
                 let remote = self.remote(shard, origin.conn);
@@ -136,13 +139,14 @@ impl Clients {
             }
         };
         flush(parts, out);
-        parts.push(Part::Bytes(Bytes::from(head)));
-        parts.extend(tail.into_iter().map(Part::Slice));
+        parts.push(Part::Bytes(Bytes::from(frame)));
     }
 
     /// Passes on replies that another shard made.
-    pub(super) fn answer_returned(&mut self, conn: ConnId, replies: Frame, requests: u32) {
+    pub(super) fn answer_returned(&mut self, conn: ConnId, returned: Returned) {
+        let Returned { replies, requests, room_bytes } = returned;
         if let Some(connection) = self.dirty(conn) {
+            connection.room_bytes += room_bytes;
             connection.unanswered = connection.unanswered.saturating_sub(requests);
             flush(&mut connection.parts, &mut connection.out);
             connection.parts.extend(replies.parts);
@@ -162,7 +166,7 @@ impl Clients {
             Some(at) => at,
             None => {
                 let (parts, out) = (Vec::new(), Vec::new());
-                self.remote.push(Remote { shard, conn, parts, out, requests: 0 });
+                self.remote.push(Remote { shard, conn, parts, out, requests: 0, room_bytes: 0 });
                 self.remote.len() - 1
             }
         };
@@ -191,8 +195,9 @@ impl Clients {
         }
         for mut remote in self.remote.drain(..) {
             flush(&mut remote.parts, &mut remote.out);
-            let Remote { shard, conn, parts, requests, .. } = remote;
-            fx.push(Effect::Return { to: shard, conn, replies: Frame { parts }, requests });
+            let Remote { shard, conn, parts, requests, room_bytes, .. } = remote;
+            let returned = Returned { replies: Frame { parts }, requests, room_bytes };
+            fx.push(Effect::Return { to: shard, conn, returned });
         }
     }
 }

@@ -40,6 +40,17 @@ impl Frame {
     }
 }
 
+/// What a shard gives back to the one that has the connection.
+#[derive(Clone, Debug, Default)]
+pub struct Returned {
+    /// Whole frames; none if only room is given back.
+    pub replies: Frame,
+    /// How many forwarded requests they answer.
+    pub requests: u32,
+    /// Bytes of forwarded frames that are no longer held.
+    pub room_bytes: usize,
+}
+
 /// One thing the world must do. Effects are started in order; they may end in any order.
 #[derive(Debug)]
 pub enum Effect {
@@ -138,10 +149,8 @@ pub enum Effect {
         to: ShardId,
         /// The connection there.
         conn: ConnId,
-        /// Whole frames.
-        replies: Frame,
-        /// How many requests they answer.
-        requests: u32,
+        /// What goes back.
+        returned: Returned,
     },
     /// Something people want to read in the log.
     Notice(Notice),

@@ -13,7 +13,9 @@ use super::input::{IoFault, ReadSeq};
 use super::persist::Staged;
 use super::reads::Confirmed;
 use crate::base::{Arena, BlockBuf, Slice};
-use crate::model::limits::{DEVICE_ALIGN_BYTES, FETCH_BYTES_MIN, FETCH_HOPS_MAX, FETCHES_MAX};
+use crate::model::limits::{
+    DEVICE_ALIGN_BYTES, FETCH_BYTES_MIN, FETCH_HOPS_MAX, FETCHES_MAX, FETCHES_WAITING_MAX,
+};
 use crate::model::{LogIndex, NodeId, Refusal};
 use crate::raft::LogBatch;
 use crate::wal::{BlockError, DirectoryEntry, Lsn, parse_block};
@@ -68,8 +70,10 @@ impl Fetches {
         self.want(read.slot, Purpose::Client(read), (read.read.from, commit), bytes);
     }
 
-    pub(super) fn want_forward(&mut self, slot: usize, from: LogIndex, upto: LogIndex) {
-        self.want(slot, Purpose::Forward, (from, upto), usize::MAX);
+    /// Wants the batches from `from` to `upto` written forward; about `bytes` of them.
+    pub(super) fn want_forward(&mut self, slot: usize, range: (LogIndex, LogIndex), bytes: u64) {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.want(slot, Purpose::Forward, range, bytes);
     }
 
     fn want(&mut self, slot: usize, purpose: Purpose, range: (LogIndex, LogIndex), bytes: usize) {
@@ -90,6 +94,11 @@ impl Fetches {
     /// Searches that are not finished, for budgets.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len() + self.running.len()
+    }
+
+    /// Whether one more peer may have its search: what is found waits in memory for its turn.
+    pub(super) fn has_room_for_peer(&self) -> bool {
+        self.waiting() < FETCHES_WAITING_MAX
     }
 
     /// Whether retention has a search under way already.
@@ -119,7 +128,7 @@ impl Shard {
                 .min(arena.extent_bytes())
                 .next_multiple_of(DEVICE_ALIGN_BYTES)
                 .min(left);
-            let Some(buf) = arena.take(bytes) else {
+            let Some(buf) = arena.take_spare(bytes) else {
                 self.fetches.waiting.push_front(fetch);
                 return;
             };

@@ -62,8 +62,8 @@ impl Shard {
                 let correlation = frame.header.correlation;
                 self.on_request(Origin { remote: Some(from), conn, correlation }, frame);
             }
-            Input::Returned { conn, replies, requests } => {
-                self.clients.answer_returned(conn, replies, requests);
+            Input::Returned { conn, returned } => {
+                self.clients.answer_returned(conn, returned);
             }
             Input::Tick => {}
             Input::Drain => self.on_drain(),
@@ -82,8 +82,19 @@ impl Shard {
         loop {
             let Some(connection) = self.clients.get(conn) else { return };
             let before = connection.assembler.carried_bytes();
+            let held = connection.assembler.held_bytes();
             let next = connection.assembler.next();
             self.counters.copied_bytes_carry += connection.assembler.carried_bytes() - before;
+            // What was let go beside the frame was skipped: it is nobody's any more.
+            let frame_bytes = next.as_ref().map_or(0, |next| match next {
+                Ok(frame) => frame.bytes.len(),
+                Err(_) => 0,
+            });
+            let skipped = held - connection.assembler.held_bytes() - frame_bytes;
+            if skipped > 0 {
+                let origin = Origin { remote: None, conn, correlation: 0 };
+                self.clients.give_room(origin, skipped);
+            }
             match next {
                 None => return,
                 Some(Ok(frame)) => self.on_client_frame(conn, frame, fx),
@@ -137,7 +148,6 @@ impl Shard {
         let home = self.config.shard_of(frame.header.group);
         if is_for_group && home != self.config.shard {
             self.counters.client_forwarded += 1;
-            self.clients.give_room(origin, frame.bytes.len());
             fx.push(Effect::Forward { to: home, conn, frame: frame.bytes });
             return;
         }

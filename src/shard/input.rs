@@ -147,10 +147,8 @@ pub enum Input {
     Returned {
         /// The connection here.
         conn: ConnId,
-        /// Whole frames.
-        replies: super::Frame,
-        /// How many of our forwarded requests they answer.
-        requests: u32,
+        /// What came back.
+        returned: super::effects::Returned,
     },
     /// Nothing but time has passed. Comes at least every 25 ms.
     Tick,

@@ -93,6 +93,14 @@ impl Link {
         }
     }
 
+    /// Puts a group back at the head of the round.
+    pub(super) fn keep_first(&mut self, slot: usize) {
+        if !self.is_ready[slot] {
+            self.is_ready[slot] = true;
+            self.ready.push_front(slot);
+        }
+    }
+
     /// The next group of the round.
     pub(super) fn next_ready(&mut self) -> Option<usize> {
         let slot = self.ready.pop_front()?;

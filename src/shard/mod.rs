@@ -36,7 +36,7 @@ mod invariants;
 /// Raft's clock, for whoever configures a shard without speaking to `raft`.
 pub use crate::raft::Timing;
 pub use config::{NodeAddress, RetentionLimits, ShardConfig, WorldFacts};
-pub use effects::{Effect, Effects, Frame, Notice, Part};
+pub use effects::{Effect, Effects, Frame, Notice, Part, Returned};
 pub use input::{Input, Inputs, IoFault, Lane, PeerFault, ReadSeq};
 pub use status::GroupStatus;
 

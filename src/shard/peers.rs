@@ -5,11 +5,11 @@
 
 use bytes::Bytes;
 
-use super::Shard;
 use super::effects::{Effect, Effects};
 use super::input::Lane;
 use super::links::Bulk;
 use super::persist::{Direct, Staged};
+use super::{Draining, Shard};
 use crate::base::BlockBuf;
 use crate::model::batch::{BatchKind, BatchView, decode_membership};
 use crate::model::limits::FRAME_BYTES_MAX;
@@ -139,6 +139,11 @@ impl Shard {
         if self.links.at(link).bulk.is_none_or(|bulk| bulk.stream != stream) {
             return;
         }
+        if self.draining != Draining::No {
+            // As good as lost on the way. Under load there would always be one more block to wait
+            // for, and the leader goes on through the others.
+            return;
+        }
         let channel = Channel { peer, lane: Lane::Bulk, stream };
         let Accepted { batches: accepted, area_bytes } = match self.accept_batches(peer, &frame) {
             Ok(accepted) => accepted,
@@ -215,7 +220,10 @@ impl Shard {
         let membership = match batch.header.kind {
             BatchKind::Configuration => {
                 let record = batch.records().next().and_then(Result::ok);
-                let membership = record.and_then(|(_, bytes)| decode_membership(bytes));
+                let membership = record.and_then(|(_, bytes)| {
+                    // Exactly, as the index reads it back.
+                    decode_membership(bytes).filter(|(_, taken)| *taken == bytes.len())
+                });
                 Some(membership.ok_or("configuration malformed")?.0)
             }
             BatchKind::Records | BatchKind::Noop => None,

@@ -229,6 +229,16 @@ impl Store {
         self.cached.push_back((slot, last));
     }
 
+    /// Whether batches that are written forward wait for a block.
+    pub(super) fn is_rewriting(&self) -> bool {
+        self.staged.iter().any(|staged| matches!(staged, Staged::Rewritten { .. }))
+    }
+
+    /// How many batches are remembered.
+    pub(super) fn cached(&self) -> usize {
+        self.cached.len()
+    }
+
     /// The oldest remembered batch, forgotten.
     pub(super) fn forget_oldest(&mut self) -> Option<(usize, LogIndex)> {
         self.cached.pop_front()
@@ -446,8 +456,12 @@ impl Shard {
         let is_due = self.store.planner.seal_due(self.now)
             || (self.draining != super::Draining::No
                 && self.store.planner.seal_deadline().is_some());
+        if is_due && self.store.planner.needs_roll(bytes) && self.roll(arena) {
+            // The segment is full to the brim: the opening of the next is the witness.
+            self.propose();
+            return;
+        }
         if !is_due || !self.store.planner.fits(bytes) || self.store.is_poisoned {
-            // A full segment is left at the next block; its opening serves as well.
             return;
         }
         let Some(buf) = arena.take(bytes as usize) else { return };

@@ -95,11 +95,19 @@ impl Shard {
             let room = credit.min(room_bytes(&builder, limit));
             let slot = &mut self.slots[at];
             match slot.raft.next_append(peer, room) {
+                NextAppend::Nothing if slot.raft.wants_append(peer) && room == credit => {
+                    // It is the credit that is short: whoever is next in line stays next, or small
+                    // batches of others would eat every byte that comes free.
+                    self.links.at(link).keep_first(at);
+                    break;
+                }
                 NextAppend::Nothing if slot.raft.wants_append(peer) => deferred.push(at),
                 NextAppend::Nothing => {}
-                NextAppend::Fetch { from, bytes_max } => {
+                NextAppend::Fetch { from, bytes_max } if self.fetches.has_room_for_peer() => {
                     self.fetches.want_peer(at, peer, from, bytes_max);
                 }
+                // Not now: it asks again with its next heartbeat.
+                NextAppend::Fetch { .. } => slot.raft.fetched(peer, Vec::new()),
                 NextAppend::Batches { prev, commit, batch } => {
                     let slice = batch.slice.expect("raft asks to fetch what is not in memory");
                     let member = |node| slot.raft.membership().replica_of(node);

@@ -55,8 +55,8 @@ impl World {
                 let from = shard_id(at.shard);
                 self.give(beside(at, to), Input::Forwarded { from, conn, frame });
             }
-            Effect::Return { to, conn, replies, requests } => {
-                self.give(beside(at, to), Input::Returned { conn, replies, requests });
+            Effect::Return { to, conn, returned } => {
+                self.give(beside(at, to), Input::Returned { conn, returned });
             }
             Effect::Notice(notice) => self.on_notice(at, notice),
             Effect::Halt { reason } => self.on_halt(at, reason)?,

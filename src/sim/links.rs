@@ -249,7 +249,7 @@ fn receive_bulk(live: &mut Live, parcel: Parcel) -> Result<crate::base::BlockBuf
         Ok(Some(length)) if length == bytes.len() => {}
         Ok(_) | Err(_) => return Err(Received::Nonsense),
     }
-    let Some(mut block) = live.arena.take(bytes.len()) else {
+    let Some(mut block) = live.arena.take_spare(bytes.len()) else {
         return Err(Received::NoRoom(parcel));
     };
     block.copy_from_slice(&bytes);
