@@ -4,8 +4,12 @@
 //! the current disk. What the load and its account do with a misbehaving cluster is tested beside
 //! them, in `tools/loadgen`.
 
+#![expect(clippy::disallowed_methods, reason = "a test of processes waits for them")]
+
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -93,6 +97,50 @@ fn a_file_system_in_memory_is_refused_with_3_and_a_cure() {
     assert_eq!(output.status.code(), Some(3), "{errors}");
     assert!(errors.contains("O_DIRECT") && errors.contains("--allow-buffered"), "{errors}");
     assert_eq!(directory.path().read_dir().unwrap().count(), 0, "what was begun is gone again");
+}
+
+/// Starts a long run, sends it `signal` once its nodes are there, and waits until it and its files
+/// are gone; returns its exit code.
+#[track_caller]
+fn interrupt(signal: &str) -> Option<i32> {
+    let directory = tempfile::tempdir_in(".").expect("the current directory is writable");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["--rate", "1k", "--duration", "1m", "--dir"])
+        .arg(directory.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program can be started");
+    let has_nodes = |below: &Path| {
+        let run = below.read_dir().expect("it is still there").flatten().next();
+        run.is_some_and(|run| (1..=3).all(|node| run.path().join(format!("node-{node}")).is_dir()))
+    };
+    wait_until(|| has_nodes(directory.path()));
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args([signal, &id]).status().expect("kill(1) is there");
+    assert!(sent.success());
+    let status = child.wait().expect("our own child");
+    wait_until(|| directory.path().read_dir().expect("it is still there").next().is_none());
+    status.code()
+}
+
+#[track_caller]
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited for a minute");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn ctrl_c_stops_the_nodes_and_removes_their_files() {
+    assert_eq!(interrupt("-INT"), Some(130));
+}
+
+#[test]
+fn nodes_and_files_do_not_survive_a_killed_generator() {
+    assert_eq!(interrupt("-KILL"), None, "it ended by the signal");
 }
 
 #[test]
