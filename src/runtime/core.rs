@@ -71,7 +71,7 @@ pub(super) struct Core {
     pub(super) peers: Peers,
     /// Messages for the other shards, by shard; one push per target and turn.
     outgoing: RefCell<Vec<VecDeque<Message>>>,
-    pub(super) inboxes: Arc<Vec<Arc<Inbox<Message>>>>,
+    inboxes: Arc<Vec<Arc<Inbox<Message>>>>,
     pub(super) teller: Teller,
     pub(super) chance: RefCell<Prng>,
     /// There are inputs.

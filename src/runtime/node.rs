@@ -385,12 +385,6 @@ async fn serve(
     core.input(Input::Tick);
     let _ = ready.send(Ok(()));
     let end = core.run().await;
-    if matches!(end, End::Halted(_)) {
-        // Half a node helps nobody: the other shards stop as well, and the process ends.
-        for inbox in core.inboxes.iter() {
-            let _ = inbox.push(Message::Stop);
-        }
-    }
     core.shut_down().await;
     end
 }
