@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use catamaran::model::limits::VOTERS_MAX;
 use catamaran::model::{
-    BatchKind, EntryId, HardState, LogIndex, Member, Membership, NodeId, RecordCount, Span, Term,
+    BatchKind, EntryId, HardState, LogIndex, Member, Membership, NodeId, RecordCount, ReplicaId,
+    Span, Term,
 };
-use catamaran::raft::{Append, LogBatch, Message, Window};
+use catamaran::raft::{Append, Envelope, LogBatch, Message, Window};
 use goldenscript::{Argument, Command, Context, Runner};
 
 use replicas::disk::Image;
-use replicas::{Cluster, Options, node, replica, trace};
+use replicas::{Body, Cluster, GROUP, Options, Packet, node, replica, trace};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -148,7 +149,8 @@ fn take_lines(cluster: &mut Cluster) -> String {
 }
 
 impl Script {
-    /// `cluster nodes=3 [leader=n1] [others=1] [tail=N] [window=BATCHES] [window_bytes=N] [seed=N]`:
+    /// `cluster nodes=3 [leader=n1] [others=1] [tail=N] [window=BATCHES] [window_bytes=N] [slots=WRITES]
+    /// [block=BATCHES] [seed=N]`:
     /// fresh replicas; with `leader`, one is elected, has committed its no-op, and all know it.
     fn make_cluster(&mut self, args: &Args<'_>) -> Outcome<()> {
         let mut options = Options::default();
@@ -160,6 +162,12 @@ impl Script {
         }
         if let Some(bytes) = args.number("window_bytes")? {
             options.window = Window { bytes_max: bytes, ..options.window };
+        }
+        if let Some(slots) = args.number("slots")? {
+            options.write_slots = usize::try_from(slots)?;
+        }
+        if let Some(items) = args.number("block")? {
+            options.block_items_max = usize::try_from(items)?;
         }
         if let Some(seed) = args.number("seed")? {
             options.seed = seed;
@@ -237,7 +245,7 @@ fn follow(cluster: &mut Cluster, args: &Args<'_>) -> Outcome<()> {
         let append = Append {
             from_replica: replica(leader),
             to_replica: match to_replica {
-                Some(id) => catamaran::model::ReplicaId::new(u32::try_from(id)?),
+                Some(id) => ReplicaId::new(u32::try_from(id)?),
                 None => replica(to),
             },
             term,
@@ -254,7 +262,9 @@ fn follow(cluster: &mut Cluster, args: &Args<'_>) -> Outcome<()> {
 
 /// `deliver N.. [from=M]`, `drop N [from=M]`, `copy N` and `replay` (what waits for N comes once
 /// more, later), `stabilize`, `cut N M [oneway=yes]`, `isolate N`, `heal`, `reset N M`, `packets`,
-/// and `say from=N to=M term=T KIND ..`: a message that nobody sent.
+/// and `say KIND from=N to=M term=T [from_replica=R]
+/// [to_replica=R] ..`: a message that
+/// nobody sent.
 fn network(cluster: &mut Cluster, name: &str, args: &Args<'_>) -> Outcome<bool> {
     let from = args.find("from").map(node_of).transpose()?;
     match name {
@@ -328,7 +338,19 @@ fn say(cluster: &mut Cluster, args: &Args<'_>) -> Outcome<()> {
         other => return Err(format!("{other} is no message").into()),
     };
     let (from, to) = (node_of(args.need("from")?)?, node_of(args.need("to")?)?);
-    cluster.speak(from, to, args.number("term")?.ok_or("needs term=")?, message);
+    let replica_of = |name, node| -> Outcome<ReplicaId> {
+        let number = args.number(name)?.map(u32::try_from).transpose()?;
+        Ok(number.map_or(replica(node), ReplicaId::new))
+    };
+    let envelope = Envelope {
+        group: GROUP,
+        peer: to,
+        from_replica: replica_of("from_replica", from)?,
+        to_replica: replica_of("to_replica", to)?,
+        term: Term::new(args.number("term")?.ok_or("needs term=")?),
+        message,
+    };
+    cluster.hand_over(Packet { from, to, body: Body::Control(envelope) });
     Ok(())
 }
 

@@ -47,6 +47,8 @@ impl Schedule {
                 batches_max: u32::try_from(prng.between(1, 20)).expect("small"),
             },
             batch_bytes: 100,
+            write_slots: index(prng.between(1, 5)),
+            block_items_max: index(prng.between(1, 6)),
             tracing: std::env::var("RAFT_SEED").is_ok(),
         };
         let others = if moving { 2 } else { 0 };

@@ -73,6 +73,10 @@ pub(crate) struct Options {
     pub(crate) window: Window,
     /// Bytes that each batch claims to have.
     pub(crate) batch_bytes: u32,
+    /// Writes that a disk takes at a time; more batches wait for the next block.
+    pub(crate) write_slots: usize,
+    /// Batches and resets that a block takes.
+    pub(crate) block_items_max: usize,
     /// Whether events are written down.
     pub(crate) tracing: bool,
 }
@@ -80,7 +84,15 @@ pub(crate) struct Options {
 impl Default for Options {
     fn default() -> Self {
         let window = Window { bytes_max: 1 << 20, batches_max: 64 };
-        Self { seed: 1, tail_batches_max: 64, window, batch_bytes: 100, tracing: true }
+        Self {
+            seed: 1,
+            tail_batches_max: 64,
+            window,
+            batch_bytes: 100,
+            write_slots: 99,
+            block_items_max: 99,
+            tracing: true,
+        }
     }
 }
 
@@ -484,7 +496,7 @@ impl Cluster {
                 // Ends its own turn, and this one with it.
                 return self.propose(id, BatchKind::Noop, 1, None);
             }
-            self.close_block(id);
+            while self.close_block(id) {}
             let mut wishes = Effects::default();
             let now = self.now;
             let group = self.nodes.get_mut(&id).and_then(|n| n.group.as_mut()).expect("up");
@@ -533,16 +545,19 @@ impl Cluster {
         }
     }
 
-    fn close_block(&mut self, id: NodeId) {
+    /// Closes a block if there is work and the disk takes it.
+    fn close_block(&mut self, id: NodeId) -> bool {
         let node = self.nodes.get_mut(&id).expect("known");
         let group = node.group.as_mut().expect("up");
         let disk = &mut node.disk;
-        if disk.staged.is_empty() && !group.hard_state_dirty() {
-            return;
+        let has_work = !disk.staged.is_empty() || group.hard_state_dirty();
+        if !has_work || self.options.write_slots <= disk.in_flight.len() {
+            return false;
         }
         disk.write = disk.write.next();
         let write = disk.write;
-        let mut items = core::mem::take(&mut disk.staged);
+        let count = disk.staged.len().min(self.options.block_items_max);
+        let mut items: Vec<Item> = disk.staged.drain(..count).collect();
         for item in &items {
             match item {
                 Item::Batch(span, ..) => group.submitted(*span, write),
@@ -559,6 +574,7 @@ impl Cluster {
         let held = if disk.held { " (held)" } else { "" };
         disk.in_flight.push_back((write, items));
         self.say(|| format!("{id:?} write {write:?}{text}{held}"));
+        true
     }
 
     fn send_bulk(&mut self, id: NodeId) {
