@@ -499,6 +499,20 @@ fn a_follower_below_the_first_index_goes_on_from_a_metadata_snapshot() {
 }
 
 #[test]
+fn campaigns_come_as_a_stream_and_not_as_a_storm() {
+    let mut world = World::new(Geometry::PRODUCTION, 1000, RetentionLimits::default());
+    // Nobody hears anybody: every election timeout of every group passes on one node at once.
+    world.down = Some(0);
+    world.now = world.now.after(Duration::from_secs(1));
+    let campaigning = |world: &World| {
+        let groups = (1..=1000).filter_map(|id| world.nodes[1].shard.group(GroupId::new(id)));
+        groups.filter(|group| group.role() != RoleName::Follower).count()
+    };
+    world.run(1);
+    assert_eq!(campaigning(&world), 64, "one scan starts so many and no more (E-15)");
+}
+
+#[test]
 fn a_thousand_groups_share_blocks_and_frames() {
     let mut world = World::new(Geometry::PRODUCTION, 1000, RetentionLimits::default());
     world.run(1500);

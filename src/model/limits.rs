@@ -61,6 +61,8 @@ pub const FETCH_HOPS_MAX: u32 = 256;
 pub const FETCH_BYTES_MIN: usize = 64 << 10;
 /// Reads one shard may have unanswered (F-01).
 pub const READS_WAITING_MAX: usize = 65_536;
+/// Groups that may start to campaign in one look at the timers (E-15).
+pub const CAMPAIGNS_PER_SCAN_MAX: usize = 64;
 /// How often the timers of all groups are looked at.
 pub const TIMER_SCAN: Duration = Duration::from_millis(10);
 /// Memory of the arena, in percent, that is kept free by evicting what can be read back.

@@ -68,6 +68,7 @@ impl Shard {
             wishes: raft::Effects::default(),
             counters: Counters::default(),
             next_scan: now,
+            scan_start: 0,
             next_retention: now.after(Duration::from_secs(1)),
             draining: Draining::No,
             config,

@@ -70,6 +70,8 @@ pub struct Shard {
     counters: Counters,
     /// When the timers of the groups are looked at next.
     next_scan: Moment,
+    /// The group with which the next look begins.
+    scan_start: usize,
     /// When retention is looked at next.
     next_retention: Moment,
     /// Set by `Input::Drain`: no new work is admitted.

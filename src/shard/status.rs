@@ -5,7 +5,7 @@ use core::fmt::Write;
 use super::Shard;
 use super::slot::Origin;
 use crate::model::{EntryId, GroupId, LogIndex, NodeId, Term};
-use crate::raft::RoleName;
+use crate::raft::{self, RoleName};
 use crate::wire::client::{
     GroupInfo, MetadataReply, NodeInfo, encode_metadata_reply, encode_status_reply,
 };
@@ -112,6 +112,13 @@ impl Shard {
         for (name, value) in self.counters.list() {
             writeln!(to, "{name} {value}")?;
         }
+        let sum = |of: fn(&raft::Counters) -> u64| -> u64 {
+            self.slots.iter().map(|slot| of(&slot.raft.counters())).sum()
+        };
+        writeln!(to, "elections_started {}", sum(|counters| counters.campaigns))?;
+        writeln!(to, "raft_nonsense {}", sum(|counters| counters.nonsense))?;
+        writeln!(to, "raft_stalled {}", sum(|counters| counters.stalled))?;
+        writeln!(to, "raft_reversions {}", sum(|counters| counters.reversions))?;
         for status in self.group_status() {
             write!(to, "group.{} role={}", status.group, role_name(status.role))?;
             let leader = status.leader.map_or(0, NodeId::get);

@@ -3,7 +3,8 @@
 //! Groups have deadlines, not timers: one scan of numbers serves them all. Does not: read a clock.
 
 use super::Shard;
-use crate::model::limits::{RETENTION_SCAN, TIMER_SCAN};
+use crate::model::limits::{CAMPAIGNS_PER_SCAN_MAX, RETENTION_SCAN, TIMER_SCAN};
+use crate::raft::RoleName;
 
 impl Shard {
     /// Lets every group whose deadline has passed act, at most every `TIMER_SCAN`.
@@ -12,17 +13,35 @@ impl Shard {
             return;
         }
         self.next_scan = self.now.after(TIMER_SCAN);
-        for at in 0..self.slots.len() {
-            if self.slots[at].raft.deadline() <= self.now {
-                self.slots[at].raft.tick(self.now, &mut self.wishes);
-                self.slots.touch(at);
-            }
-        }
+        self.tick_groups();
         self.absorb();
         self.expire_reads();
         if self.next_retention <= self.now {
             self.next_retention = self.now.after(RETENTION_SCAN);
             self.retain();
+        }
+    }
+
+    /// At most `CAMPAIGNS_PER_SCAN_MAX` groups start to campaign in one scan (E-15): when a node
+    /// with thousands of them dies, the others' votes and hard states come as a stream and not as
+    /// a storm. Who has to wait is next, since the scan goes on where it left off.
+    fn tick_groups(&mut self) {
+        let groups = self.slots.len();
+        let mut campaigns = 0;
+        let start = self.scan_start;
+        for at in (start..groups).chain(0..start) {
+            if self.now < self.slots[at].raft.deadline() {
+                continue;
+            }
+            if self.slots[at].raft.role() != RoleName::Leader {
+                if campaigns == CAMPAIGNS_PER_SCAN_MAX {
+                    continue;
+                }
+                campaigns += 1;
+                self.scan_start = (at + 1) % groups;
+            }
+            self.slots[at].raft.tick(self.now, &mut self.wishes);
+            self.slots.touch(at);
         }
     }
 }

@@ -91,8 +91,6 @@ counters! {
     peer_ignored,
     /// Bulk batches whose checksum failed on arrival.
     peer_batch_corrupt,
-    /// Elections this node started.
-    elections_started,
     /// Elections it won.
     elections_won,
     /// Times it stepped down.
