@@ -186,7 +186,7 @@ impl Plan {
         // two nodes can wait for each other's memory for ever.
         let peers = 2 * (u64::from(nodes) - 1);
         let lent = usize::try_from(peers * credit_bytes).expect("a few MiB");
-        let arena_extents = lent.div_ceil(ARENA_EXTENT_BYTES) + *pick(&mut prng, &[12, 24]);
+        let arena_extents = lent.div_ceil(ARENA_EXTENT_BYTES) + *pick(&mut prng, &[8, 12, 24]);
         Self {
             seed,
             nodes,
