@@ -91,6 +91,9 @@ impl World {
     /// and what it leaves is sealed.
     fn on_drained(&mut self, at: At) -> Check {
         let node = &mut self.nodes[at.node];
+        if !node.cores[at.shard].disk.is_idle() {
+            fail!(DeviceContract, "{at:?} says it has drained and has writes in flight");
+        }
         let Some(left) = node.undrained.checked_sub(1) else {
             fail!(Protocol, "{at:?} drained, nobody asked");
         };

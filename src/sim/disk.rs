@@ -53,6 +53,8 @@ struct Written {
 /// What a crash did to the writes in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wreck {
+    /// Whether anything was written in this run of the process.
+    pub(super) began: bool,
     /// Writes that were in flight.
     pub(super) writes: u64,
     /// Those of which some sectors survived and some did not.
@@ -206,7 +208,7 @@ impl Disk {
     /// The process died. Power loss: of every write in flight any subset of sectors survives. A
     /// mere kill: the device ends what it began, so each write survives whole or not at all.
     pub(super) fn crash(&mut self, power_loss: bool, prng: &mut Prng) -> Wreck {
-        let mut wreck = Wreck::default();
+        let mut wreck = Wreck { began: self.last_write != WriteSeq::NONE, ..Wreck::default() };
         for write in core::mem::take(&mut self.in_flight) {
             wreck.writes += 1;
             let file = self.files.get_mut(&write.segment).expect("checked when it was removed");
@@ -247,6 +249,11 @@ impl Disk {
     /// The files that a directory listing shows, with their sizes.
     pub(super) fn files(&self) -> Vec<(SegmentNo, u64)> {
         self.files.iter().map(|(segment, file)| (*segment, file.durable.len() as u64)).collect()
+    }
+
+    /// Whether every write is confirmed.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
     }
 
     fn check_idle(&self, segment: SegmentNo) -> Check {

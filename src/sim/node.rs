@@ -394,8 +394,9 @@ impl World {
             }
             core.mirror.crashed();
             let wreck = core.disk.crash(power_loss, &mut self.prng.disk);
-            // A shard that had drained before its siblings may have gone on writing for peers.
-            one.sealed &= wreck.writes == 0;
+            // A shard that had drained before its siblings may have gone on writing for peers, and
+            // one that wrote nothing left the torn tail of the run before as it was.
+            one.sealed &= wreck.began && wreck.writes == 0;
             for _ in 0..wreck.torn {
                 self.tally.count(Fault::TornWrite);
             }
