@@ -205,14 +205,13 @@ impl World {
             }
         };
         let (nodes, shards) = (self.nodes.len() as u64, u64::from(self.plan.shards));
-        let home = self.shard_of(group);
+        let (home, audits) = (self.shard_of(group), self.is_auditor(client));
         let one = &mut self.clients[client];
-        let lost = anywhere || one.prng.chance(1, 50) || !one.leaders.contains_key(&group);
-        if lost {
-            let node = usize::try_from(one.prng.below(nodes)).expect("few");
-            one.leaders.insert(group, node);
-        }
-        let node = one.leaders[&group];
+        // A leader that was deposed and does not know it is asked only by who does not know either.
+        let strays = if matches!(want, Want::Read { .. }) && !audits { 4 } else { 50 };
+        let astray = anywhere || one.prng.chance(1, strays);
+        let drawn = usize::try_from(one.prng.below(nodes)).expect("few");
+        let node = if astray { drawn } else { *one.leaders.entry(group).or_insert(drawn) };
         let aside = one.prng.chance(1, 5);
         let other = usize::try_from(one.prng.below(shards)).expect("few");
         let shard = if aside { other } else { home };
