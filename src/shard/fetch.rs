@@ -128,7 +128,11 @@ impl Shard {
                 .min(arena.extent_bytes())
                 .next_multiple_of(DEVICE_ALIGN_BYTES)
                 .min(left);
-            let Some(buf) = arena.take_spare(bytes) else {
+            // What is read back stays in memory until its receiver has room. It leaves more than
+            // what is received does (`take_spare`), or two nodes full of what they want to send
+            // each other would wait for ever; and less than eviction keeps free.
+            let is_scarce = arena.free_extents() <= arena.extents() * 3 / 16;
+            let Some(buf) = (if is_scarce { None } else { arena.take_spare(bytes) }) else {
                 self.fetches.waiting.push_front(fetch);
                 return;
             };
