@@ -24,6 +24,7 @@ use super::clock;
 use super::config::NodeConfig;
 use super::disk::{Disk, WantedRead};
 use super::event::{EventKind, Teller};
+use super::flight;
 use super::inbox::Inbox;
 use super::local::{Bell, Flag, let_others_run};
 use super::message::Message;
@@ -169,12 +170,14 @@ impl Core {
                 return;
             }
             let now = clock::now();
+            flight::record_inputs(now, &self.inputs.borrow());
             self.shard.borrow_mut().turn(
                 now,
                 &mut self.inputs.borrow_mut(),
                 &mut self.arena.borrow_mut(),
                 &mut self.effects.borrow_mut(),
             );
+            flight::record_effects(now, &self.effects.borrow());
             if let Err(error) = self.act() {
                 return self.halt(format!("the log device failed: {error}"));
             }

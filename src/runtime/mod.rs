@@ -34,6 +34,7 @@ mod clients;
 mod peers;
 
 mod buffers;
+mod flight;
 mod link;
 mod local;
 

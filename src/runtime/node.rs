@@ -29,7 +29,7 @@ use super::pins::Pins;
 use super::recover::{self, Log, may_be_empty};
 use super::segments::{Access, probe_access};
 use super::worker::Worker;
-use super::{clients, clock, peers, place, ring};
+use super::{clients, clock, flight, peers, place, ring};
 use crate::base::Arena;
 use crate::model::limits::BLOCK_BYTES_MAX;
 use crate::model::{BootCounter, NodeUuid, ShardId};
@@ -121,6 +121,7 @@ impl Node {
     /// The first reason found; whatever had been started is stopped again.
     pub fn start(config: NodeConfig) -> Result<NodeHandle, StartError> {
         config.check().map_err(StartError::Config)?;
+        flight::install();
         ring::probe().map_err(|error| EnvironmentError::NoIoUring { error })?;
         raise_file_limit();
         // The lock comes before the ports: of two processes on one directory the second must say
