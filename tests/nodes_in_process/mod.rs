@@ -89,7 +89,7 @@ impl Cluster {
             .iter()
             .map(|config| format!("127.0.0.1:{}", config.own_address().client_port_base))
             .collect();
-        within(Duration::from_secs(30), || {
+        within(Duration::from_secs(10), || {
             Client::connect(&addresses, Options::default()).map_err(|error| format!("{error:?}"))
         })
     }
@@ -122,7 +122,7 @@ pub(crate) fn within<T>(time: Duration, mut attempt: impl FnMut() -> Result<T, S
 }
 
 pub(crate) fn append(client: &Client, group: u64, text: &str) -> u64 {
-    within(Duration::from_secs(30), || match client.append(GroupId::new(group), &[text]) {
+    within(Duration::from_secs(10), || match client.append(GroupId::new(group), &[text]) {
         Outcome::Done(reply) => Ok(reply.first.get()),
         other => Err(format!("{other:?}")),
     })
@@ -133,7 +133,7 @@ pub(crate) fn read_all(client: &Client, group: u64) -> Vec<String> {
     let mut from = LogIndex::new(1);
     let mut all = Vec::new();
     loop {
-        let batch = within(Duration::from_secs(30), || {
+        let batch = within(Duration::from_secs(10), || {
             client
                 .read(GroupId::new(group), from, 1 << 20, Consistency::Linearizable)
                 .map_err(|error| format!("{error:?}"))
