@@ -28,7 +28,11 @@ const REGION_ALIGN_BYTES: usize = 2 << 20;
 
 /// The whole allocation. One per arena; freed when the last slice anywhere is dropped.
 struct Region {
+    /// The first aligned byte of it.
     start: NonNull<u8>,
+    /// Usable bytes from there on.
+    bytes: usize,
+    allocation: NonNull<u8>,
     layout: Layout,
 }
 
@@ -42,13 +46,21 @@ unsafe impl Sync for Region {}
 
 impl Region {
     fn new(bytes: usize) -> Self {
-        let layout = Layout::from_size_align(bytes, REGION_ALIGN_BYTES).expect("a sane arena size");
         assert!(bytes > 0, "an arena holds at least one extent");
+        // Aligned by hand: asked for the alignment, the system's allocator writes the zeros itself
+        // and so touches every page; without it the kernel's fresh pages are taken as they are.
+        let layout = Layout::from_size_align(bytes + REGION_ALIGN_BYTES, 16);
+        let layout = layout.expect("a sane arena size");
         #[expect(unsafe_code, reason = "aligned memory that std's containers cannot give")]
         // SAFETY: the layout has a size above zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, layout }
+        let allocation = unsafe { alloc_zeroed(layout) };
+        let Some(allocation) = NonNull::new(allocation) else { handle_alloc_error(layout) };
+        let skipped = allocation.align_offset(REGION_ALIGN_BYTES);
+        assert!(skipped <= REGION_ALIGN_BYTES, "{skipped} bytes to the next aligned one");
+        #[expect(unsafe_code, reason = "the first aligned address of the allocation")]
+        // SAFETY: at most the alignment further, and the allocation is larger by that much.
+        let start = unsafe { allocation.add(skipped) };
+        Self { start, bytes, allocation, layout }
     }
 }
 
@@ -58,7 +70,7 @@ impl Drop for Region {
         // SAFETY: allocated in `new` with this very layout, and nobody holds a pointer any more:
         // each `BlockBuf` and `Slice` holds a count on its extent, each extent one on the region.
         unsafe {
-            dealloc(self.start.as_ptr(), self.layout);
+            dealloc(self.allocation.as_ptr(), self.layout);
         }
     }
 }
@@ -109,7 +121,7 @@ impl Arena {
     /// Start and length of the whole region, for registering it with a ring. The address stays
     /// valid while the arena or any slice of it lives.
     pub fn region(&self) -> (*const u8, usize) {
-        (self.region.start.as_ptr().cast_const(), self.region.layout.size())
+        (self.region.start.as_ptr().cast_const(), self.region.bytes)
     }
 
     /// Takes a block of `bytes` (rounded up to the alignment), or `None` if every extent is lent.
@@ -165,6 +177,16 @@ impl Arena {
         (0..self.extents.len())
             .filter(|i| Some(*i) != current && Arc::get_mut(&mut self.extents[*i]).is_some())
             .count()
+    }
+
+    /// Whether nothing points into it. Then it is as at first, but for its bytes, and may serve
+    /// another owner.
+    pub fn reclaim(&mut self) -> bool {
+        let unlent = self.extents.iter_mut().all(|extent| Arc::get_mut(extent).is_some());
+        if unlent {
+            (self.current, self.cursor) = (None, 0);
+        }
+        unlent
     }
 
     fn find_free(&mut self) -> Option<usize> {
@@ -347,6 +369,21 @@ mod tests {
         drop(part);
         assert!(arena.take(4096).is_some());
         drop(b);
+    }
+
+    #[test]
+    fn the_region_is_aligned_zeroed_and_reclaimed_when_nothing_is_lent() {
+        let mut arena = Arena::new(3, 8192);
+        let (start, bytes) = arena.region();
+        assert_eq!((start.align_offset(REGION_ALIGN_BYTES), bytes), (0, 3 * 8192));
+        assert!(arena.reclaim());
+        let block = arena.take(8192).expect("empty");
+        assert!(block.iter().all(|byte| *byte == 0));
+        assert!(!arena.reclaim());
+        drop(block);
+        assert!(arena.reclaim());
+        let again = arena.take(4096).expect("empty").freeze(1);
+        assert_eq!(again.region_offset(), 0, "it begins where a new one begins");
     }
 
     #[test]

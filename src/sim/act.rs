@@ -114,14 +114,15 @@ impl World {
         block: Slice,
     ) -> Check {
         let (segment, offset) = place;
-        let crc = u64::from(Checksum::of(&block).as_u32());
+        let checksum = Checksum::of(&block);
+        let crc = u64::from(checksum.as_u32());
         self.note("write", &[at.node as u64, at.shard as u64, segment.0, offset, crc]);
         let facts = self.block_facts(at, place, &block)?;
         let delay = self.plan.disk.write.draw(&mut self.prng.disk);
         let ppm = self.plan.disk.write_error_ppm;
         let fails = self.chaotic && self.prng.disk.chance(ppm, 1_000_000);
         let core = self.core(at).expect("the caller saw it");
-        core.disk.submit(write, segment, offset, block)?;
+        core.disk.submit(write, segment, offset, (block, checksum))?;
         core.mirror.submitted(write, facts);
         self.queue.after(delay, Event::WriteEnds(at, write, !fails));
         Ok(())

@@ -84,13 +84,14 @@ impl Disk {
         }
     }
 
-    /// Takes a write. Nothing of it is certain before [`Disk::complete`].
+    /// Takes a write, with the checksum of its bytes. Nothing of it is certain before
+    /// [`Disk::complete`].
     pub(super) fn submit(
         &mut self,
         write: WriteSeq,
         segment: SegmentNo,
         offset: u64,
-        block: Slice,
+        (block, checksum): (Slice, Checksum),
     ) -> Check {
         let bytes = block.len() as u64;
         let align = DEVICE_ALIGN_BYTES as u64;
@@ -120,7 +121,6 @@ impl Disk {
             fail!(DeviceContract, "{write:?}: {segment:?} at {offset} was written up to {upto}");
         }
         file.written_upto = offset + bytes;
-        let checksum = Checksum::of(&block);
         self.in_flight.push(InFlight { write, segment, offset, block, checksum });
         Ok(())
     }
@@ -328,10 +328,12 @@ mod tests {
         writes_in_flight_max: 2,
     };
 
-    fn block(arena: &mut Arena, fill: u8) -> Slice {
+    fn block(arena: &mut Arena, fill: u8) -> (Slice, Checksum) {
         let mut buf = arena.take(8192).expect("room");
         buf.fill(fill);
-        arena.close(buf, 8192)
+        let block = arena.close(buf, 8192);
+        let checksum = Checksum::of(&block);
+        (block, checksum)
     }
 
     fn ready() -> (Disk, Arena) {

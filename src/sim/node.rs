@@ -70,6 +70,8 @@ pub(super) struct Core {
     pub(super) disk: Disk,
     pub(super) mirror: Mirror,
     live: Option<Live>,
+    /// The memory of the run before, for the next one: fresh memory is what a boot costs most.
+    memory: Option<Arena>,
 }
 
 impl Core {
@@ -117,6 +119,7 @@ impl Node {
             disk: Disk::new(plan.geometry),
             mirror: Mirror::default(),
             live: None,
+            memory: None,
         };
         Self {
             place,
@@ -294,9 +297,13 @@ impl World {
         let seed = self.prng.shard.next_u64();
         let clock = self.nodes[node].clock(self.queue.now());
         let config = self.shard_config(node, shard, seed);
+        // Of a run before something may still be on its way to somewhere.
+        let memory = self.nodes[node].cores[shard].memory.take();
+        let memory = memory.and_then(|mut arena| arena.reclaim().then_some(arena));
+        let fresh = || Arena::new(self.plan.arena_extents, self.plan.arena_extent_bytes);
         Live {
             shard: Shard::boot(config, recovered, clock),
-            arena: Arena::new(self.plan.arena_extents, self.plan.arena_extent_bytes),
+            arena: memory.unwrap_or_else(fresh),
             inputs: Inputs::default(),
             effects: Effects::default(),
             reads: BTreeMap::new(),
@@ -391,6 +398,7 @@ impl World {
         for core in &mut one.cores {
             if let Some(live) = core.live.take() {
                 self.summary.count(live.shard.counters());
+                core.memory = Some(live.arena);
             }
             core.mirror.crashed();
             let wreck = core.disk.crash(power_loss, &mut self.prng.disk);

@@ -211,6 +211,76 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What people run, and how most of its days are: three nodes, one group, a client that
+    /// appends and reads about fifteen times a second, now and then a crash or a cut. The measure
+    /// of how fast this world is, and of what it finds in many quiet hours.
+    pub fn steady(seed: u64, lasts: Duration) -> Self {
+        let mut prng = Prng::new(seed);
+        let rare = |low, high, lasts| Recurring { every: Between::millis(low, high), lasts };
+        Self {
+            seed,
+            nodes: 3,
+            shards: 1,
+            groups: 1,
+            geometry: Geometry {
+                segment_bytes: 256 << 10,
+                block_bytes_max: 64 << 10,
+                in_flight_bytes_max: 128 << 10,
+                writes_in_flight_max: 4,
+            },
+            arena_extents: 24,
+            arena_extent_bytes: ARENA_EXTENT_BYTES,
+            credit_bytes: 256 << 10,
+            uncommitted_bytes_max: 256 << 10,
+            direct_frame_bytes_min: 16 << 10,
+            segments_ahead: 1,
+            retention_bytes: Some(256 << 10),
+            clock_drift_ppm: 1000,
+            turn: Between::micros(1, 20),
+            disk: DiskPlan {
+                write: Between::micros(50, 200),
+                read: Between::micros(50, 300),
+                prepare: Between::micros(100, 1000),
+                write_error_ppm: 0,
+                read_error_ppm: 0,
+                no_space_ppm: 0,
+            },
+            net: NetPlan {
+                delay: Between::micros(50, 1000),
+                reconnect: Between::millis(5, 200),
+                reset_ppm: 0,
+                corrupt_ppm: 0,
+                client_reset_ppm: 0,
+                chunk_bytes_max: 64 << 10,
+            },
+            chaos: ChaosPlan {
+                lasts,
+                crash: Some(rare(10_000, 60_000, Between::millis(100, 2000))),
+                power_loss_percent: 50,
+                blackout_percent: 10,
+                drain_percent: 20,
+                cut: Some(rare(10_000, 60_000, Between::millis(100, 2000))),
+                one_way_percent: 50,
+                pause: None,
+                stall: None,
+                rot: false,
+            },
+            load: LoadPlan {
+                clients: 1,
+                requests: u64::MAX,
+                in_flight: 1,
+                think: Between::millis(20, 100),
+                read_percent: 20,
+                records_max: 4,
+                record_bytes_max: 400,
+                patience: Duration::from_secs(1),
+            },
+            root: prng.next_u64(),
+        }
+    }
+}
+
 fn pick<'a, T>(prng: &mut Prng, choices: &'a [T]) -> &'a T {
     let choice = prng.below(choices.len() as u64);
     &choices[usize::try_from(choice).expect("an index of a slice")]
