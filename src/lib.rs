@@ -3,6 +3,7 @@
 //! The rooms in reading order. Everything that decides is pure (values in, effects out);
 //! everything that acts is in `runtime`, and `sim` is the other world that drives the same code.
 
+#[macro_use]
 pub mod base;
 pub mod model;
 

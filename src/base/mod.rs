@@ -7,6 +7,10 @@
 pub mod arena;
 pub mod checksum;
 pub mod layout;
+#[macro_use]
+pub mod mark;
+#[macro_use]
+pub mod planted;
 pub mod prng;
 pub mod time;
 

@@ -24,7 +24,10 @@ impl Group {
     pub(super) fn advance_commit(&mut self, fx: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };
         let node = self.settings.node;
-        let durable = self.durability.upto();
+        let is_alone = leader.peers.is_empty();
+        let early = planted!(R12_LEADER_COUNTS_UNWRITTEN)
+            || (planted!(C05_SINGLE_VOTER_SKIPS_DISK) && is_alone);
+        let durable = if early { self.log.last().index } else { self.durability.upto() };
         let reached = self.membership().quorum_value(|voter| {
             if voter == node {
                 durable
@@ -35,7 +38,12 @@ impl Group {
         // Only an entry of the own term is committed by counting; what precedes it is committed
         // with it. An older one on a majority may still be overwritten (C-01, thesis 3.6.2,
         // figure 3.7).
-        if self.commit < reached && self.log.term_at(reached) == Some(self.term) {
+        let is_own = self.log.term_at(reached) == Some(self.term);
+        mark!(C01_OLDER_TERM_NOT_COMMITTED if self.commit < reached && !is_own);
+        if self.commit < reached && (is_own || planted!(C01_OLDER_TERM_COMMITTED)) {
+            mark!(C01_COMMITTED_BY_COUNTING);
+            mark!(R12_COMMITTED_BEFORE_OWN_DISK if durable < reached);
+            mark!(C05_SINGLE_VOTER_COMMITS if is_alone);
             self.commit_to(reached, fx);
         }
     }
@@ -62,6 +70,7 @@ impl Group {
     fn tell_commit_news(&mut self, at: usize, fx: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };
         if self.news_for(&leader.peers[at]) <= self.now {
+            mark!(R07_COMMIT_NEWS_TOLD);
             self.heartbeat_to(at, fx);
         }
     }

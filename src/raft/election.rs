@@ -34,6 +34,7 @@ impl Group {
             }
             return;
         }
+        mark!(E03_ELECTION_TIMEOUT);
         self.set_role(Role::PreCandidate(PreCandidate::default()), fx);
         self.on_pre_vote_of(self.settings.node, fx);
         if matches!(self.role, Role::PreCandidate(_)) {
@@ -70,10 +71,22 @@ impl Group {
         last: EntryId,
         fx: &mut Effects,
     ) {
-        let granted = self.term < term && !self.is_vote_withheld() && self.log.last() <= last;
+        let granted = self.term < term
+            && !self.is_vote_withheld()
+            && (self.is_up_to_date(last) || planted!(E05_PRE_VOTE_FOR_ANY_LOG));
+        if planted!(H06_PRE_VOTE_OPENS_TERM) && self.term < term {
+            self.become_follower(term, None, fx);
+        }
         if granted {
+            mark!(E05_PRE_VOTE_GRANTED);
             self.send_in(term, from, Message::PreVoteReply { granted }, fx);
         } else {
+            mark!(E06_PRE_VOTE_REFUSED_WITH_NEWER_TERM if term <= self.term);
+            mark!(E09_PRE_VOTE_WITHHELD if self.is_vote_withheld());
+            mark!(E05_PRE_VOTE_REFUSED_TO_SHORTER_LOG if !self.is_up_to_date(last));
+            if planted!(E06_REFUSAL_HIDES_TERM) {
+                return;
+            }
             // With the own term, which frees an asker that is behind (E-06).
             self.send(from, Message::PreVoteReply { granted }, fx);
         }
@@ -86,24 +99,39 @@ impl Group {
             // Before the term is looked at: a rival of a live leader changes nothing here, not
             // even the term, or one cut-off node could unseat leader after leader (E-09 before
             // E-04; thesis 4.2.3).
+            mark!(E09_VOTE_WITHHELD);
             return;
         }
         if self.term < term {
             self.become_follower(term, None, fx);
         }
         let is_free = matches!(self.role, Role::Follower(_)) && self.term_leader.is_none();
-        let is_first = self.vote.is_none() || self.vote == Some(from.node);
-        // Logs compare by last term, then length; the order of `EntryId` is just that (E-02).
-        let granted = term == self.term && is_free && is_first && self.log.last() <= last;
+        let is_first =
+            self.vote.is_none() || self.vote == Some(from.node) || planted!(E01_VOTE_FOR_TWO);
+        let granted = term == self.term && is_free && is_first && self.is_up_to_date(last);
+        mark!(E01_SECOND_CANDIDATE_REFUSED if term == self.term && !is_first);
+        mark!(E02_VOTE_REFUSED_TO_SHORTER_LOG if !self.is_up_to_date(last));
         if granted {
+            mark!(E01_VOTE_GRANTED);
             if self.vote.is_none() {
                 self.vote = Some(from.node);
                 fx.push(Effect::HardStateDirty { group: self.settings.group });
             }
             // Its own campaign would only disturb the one it just supported (L-07).
-            self.arm_election_timer();
+            if !planted!(L07_VOTE_KEEPS_TIMER) {
+                self.arm_election_timer();
+            }
         }
         self.send(from, Message::VoteReply { granted }, fx);
+    }
+
+    /// Whether a log that ends with `last` has everything that this one has. Logs compare by last
+    /// term, then length; the order of `EntryId` is just that (E-02).
+    fn is_up_to_date(&self, last: EntryId) -> bool {
+        let own = self.log.last();
+        own <= last
+            || planted!(E02_VOTE_FOR_ANY_LOG)
+            || (planted!(E02_LENGTH_BEFORE_TERM) && own.index <= last.index)
     }
 
     /// Whether a promise forbids to help a rival: a leader was heard within `election_min` (E-09),
@@ -112,14 +140,19 @@ impl Group {
     fn is_vote_withheld(&self) -> bool {
         let period = self.settings.timing.election_min;
         let heard = match &self.role {
+            Role::Leader(_) if planted!(E14_LEADER_HELPS_RIVAL) => None,
             Role::Leader(leader) => Some(self.quorum_heard_at(leader).min(self.now)),
+            Role::Follower(_) if planted!(E09_FOLLOWER_HELPS_RIVAL) => None,
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => self.leader_heard,
         };
+        mark!(L04_VOTE_HELD_AFTER_START if self.now < self.vote_hold_until);
+        mark!(E14_LEADER_REFUSES_RIVAL if matches!(self.role, Role::Leader(_)));
         self.now < self.vote_hold_until || heard.is_some_and(|at| self.now < at.after(period))
     }
 
     /// `from` would vote for this replica in `term`.
     pub(super) fn on_pre_vote_granted(&mut self, from: Member, term: Term, fx: &mut Effects) {
+        mark!(E04_LATE_PRE_VOTE_IGNORED if term != self.term.next());
         // An answer to an earlier question is of an earlier term.
         if term == self.term.next() && self.is_replica_of_member(from) {
             self.on_pre_vote_of(from.node, fx);
@@ -137,6 +170,7 @@ impl Group {
     /// Opens a term and asks for votes in it. The requests and the own vote wait for the disk:
     /// `Group::persisted` sends and counts them (H-01).
     fn campaign(&mut self, fx: &mut Effects) {
+        mark!(E03_CAMPAIGN);
         self.counters.campaigns += 1;
         self.adopt(self.term.next(), fx);
         self.vote = Some(self.settings.node);
@@ -153,6 +187,7 @@ impl Group {
         if let Role::Candidate(candidate) = &mut self.role
             && !candidate.own_vote_counted
         {
+            mark!(H01_OWN_VOTE_DURABLE);
             candidate.own_vote_counted = true;
             self.clock(now);
             self.on_vote_of(self.settings.node, fx);
@@ -168,12 +203,15 @@ impl Group {
     fn on_vote_of(&mut self, node: NodeId, fx: &mut Effects) {
         let Role::Candidate(candidate) = &mut self.role else { return };
         candidate.votes.record(node);
-        if candidate.own_vote_counted && candidate.votes.are_quorum(self.configurations.newest()) {
+        if (candidate.own_vote_counted || planted!(H01_OWN_VOTE_COUNTED_EARLY))
+            && candidate.votes.are_quorum(self.configurations.newest())
+        {
             self.become_leader(fx);
         }
     }
 
     fn become_leader(&mut self, fx: &mut Effects) {
+        mark!(E01_BECAME_LEADER);
         assert!(self.promise_is_durable(), "a candidate's vote is durable before it is counted");
         // Logs mostly agree, so the first question is about the last entry.
         let next = self.log.last().index.next();
@@ -217,6 +255,7 @@ impl Group {
     /// Lays the office down without a newer term: nothing more goes out (E-10).
     pub(super) fn step_down(&mut self, fx: &mut Effects) {
         assert!(matches!(self.role, Role::Leader(_)), "only a leader steps down");
+        mark!(E10_LEADER_WITHOUT_QUORUM_STEPS_DOWN);
         self.become_follower(self.term, None, fx);
     }
 
@@ -226,7 +265,10 @@ impl Group {
         self.term = term;
         self.vote = None;
         self.term_leader = None;
-        self.held.clear();
+        mark!(E04_HELD_MESSAGES_DROPPED if !self.held.is_empty());
+        if !planted!(E04_OLD_WORDS_KEPT) {
+            self.held.clear();
+        }
         fx.push(Effect::HardStateDirty { group: self.settings.group });
     }
 
@@ -237,6 +279,7 @@ impl Group {
         let old = core::mem::replace(&mut self.role, role);
         let after = self.leader();
         if let Role::Leader(old) = old {
+            mark!(C06_OFFICE_LOST);
             fx.push(Effect::SteppedDown { group });
             let waiting = old.read_rounds.into_iter().flat_map(|round| round.tokens);
             for token in waiting.chain(old.reads_waiting) {

@@ -44,6 +44,7 @@ impl Group {
             return AppendVerdict::Rejected;
         }
         if term < self.term {
+            mark!(R11_STALE_APPEND_ANSWERED);
             let hint = self.log.last();
             self.send(leader, Message::Rejected { prev: prev.index, hint }, fx);
             return AppendVerdict::Rejected;
@@ -70,6 +71,7 @@ impl Group {
         if !self.hear_leader(from, fx) || !self.matches(prev) {
             return;
         }
+        mark!(R08_PROBE_MATCHES);
         if let Role::Follower(follower) = &mut self.role {
             follower.ack_due = true;
         }
@@ -108,6 +110,7 @@ impl Group {
                 }
             }
             Role::PreCandidate(_) | Role::Candidate(_) => {
+                mark!(E04_CAMPAIGN_ENDS_BY_LEADER);
                 self.become_follower(self.term, Some(from), fx);
             }
         }
@@ -129,6 +132,7 @@ impl Group {
                 true
             }
             Some(hint) => {
+                mark!(R06_CONFLICT_HINTED);
                 // One answer a turn: the batches behind a rejected one fail too, and the first
                 // failure is the one that helps.
                 if follower.reject.is_none_or(|(owed, _)| prev.index < owed) {
@@ -142,7 +146,8 @@ impl Group {
     /// Where the leader should try next if the log does not contain `prev`: always before it, and
     /// past all of our entries that are newer than `prev` could be.
     fn hint_for(&self, prev: EntryId) -> Option<EntryId> {
-        if prev.index <= self.log.base().index {
+        if prev.index <= self.log.base().index && !planted!(R03_TRIMMED_PREV_CONFLICTS) {
+            mark!(R03_TRIMMED_PREV_MATCHES if prev.index < self.log.base().index);
             // Covered by a snapshot or trimmed, and so committed: it matches by definition.
             return None;
         }
@@ -150,8 +155,10 @@ impl Group {
             return None;
         }
         // A batch is matched whole, so the last index before it is asked for.
-        let end = prev.index.previous().min(self.log.last().index);
-        let end = self.log.edge_at_or_below(end);
+        let below =
+            if planted!(R06_HINT_STANDS_STILL) { prev.index } else { prev.index.previous() };
+        let end = self.log.edge_at_or_below(below.min(self.log.last().index));
+        mark!(R06_HINT_PASSES_NEWER_TERM if self.log.term_at(end) > Some(prev.term));
         Some(self.log.last_of_term_at_most(end, prev.term))
     }
 
@@ -164,9 +171,22 @@ impl Group {
     ) -> AppendVerdict {
         let span = batch.span;
         if span.last() <= self.log.base().index {
+            mark!(R03_TRIMMED_BATCH_KNOWN);
+            return self.known(span.last());
+        }
+        let is_taken_for_known =
+            planted!(R02_CONFLICT_TAKEN_FOR_KNOWN) && span.last() <= self.log.last().index;
+        if is_taken_for_known {
             return self.known(span.last());
         }
         if self.log.holds(&span) {
+            mark!(R02_KNOWN_BATCH_TRUNCATES_NOTHING if span.last() < self.log.last().index);
+            if planted!(R02_KNOWN_BATCH_TRUNCATES)
+                && self.commit <= span.last()
+                && span.last() < self.log.last().index
+            {
+                self.truncate(span.last().next(), fx);
+            }
             // A shorter or older append that matches truncates nothing.
             if self.log.batch_at(span.first).is_none_or(|ours| ours.span == span) {
                 return self.known(span.last());
@@ -192,6 +212,7 @@ impl Group {
                 // The same leader vouched for what it denies now; leaders only append (3.5).
                 return self.contradiction();
             }
+            mark!(R02_CONFLICT_TRUNCATED);
             self.truncate(span.first, fx);
         }
         self.log.append(batch);
@@ -234,7 +255,16 @@ impl Group {
 
     /// Follows the leader's commit index, as far as this log is known to be the leader's.
     pub(super) fn follow_commit(&mut self, commit: LogIndex, fx: &mut Effects) {
-        let commit = commit.min(self.follower().vouched);
+        let vouched = self.follower().vouched;
+        mark!(R07_COMMIT_BEYOND_VOUCHED_WAITS if self.commit < commit && vouched < commit);
+        let commit = if planted!(R07_COMMIT_BEYOND_VOUCHED) {
+            commit.min(self.log.last().index)
+        } else {
+            commit.min(vouched)
+        };
+        if planted!(C03_COMMIT_FALLS) && commit < self.commit {
+            self.commit = commit;
+        }
         if self.commit < commit {
             self.commit_to(commit, fx);
         }
@@ -245,13 +275,18 @@ impl Group {
         let durable = self.durability.upto();
         if !self.promise_is_durable() {
             // An acknowledgement in a term that a crash would forget is worth nothing (H-03).
+            mark!(H03_ANSWER_WAITS_FOR_TERM);
             return;
         }
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(leader) = follower.leader else { return };
-        let matched = durable.min(follower.vouched);
+        mark!(R01_DEAD_LEADERS_TAIL_NOT_ACKNOWLEDGED if follower.vouched < durable);
+        let matched =
+            if planted!(R01_MATCH_IS_LAST) { durable } else { durable.min(follower.vouched) };
+        let matched = if planted!(I01_ACK_BEFORE_DISK) { follower.vouched } else { matched };
         let mut reject = follower.reject.take();
         if reject.is_some_and(|(prev, _)| prev <= follower.vouched) {
+            mark!(R04_REJECT_OVERTAKEN);
             // Overtaken: the leader has vouched for that entry meanwhile, so the news are good.
             reject = None;
             follower.ack_due = true;

@@ -76,7 +76,11 @@ impl Group {
         let promise = Promise { term: hard_state.term, vote: hard_state.vote };
         // Nothing was ever promised by a replica that never saw a term, so it may vote at once.
         let is_new = hard_state.term == Term::ZERO;
-        let hold = if is_new { Moment::ZERO } else { now.after(settings.timing.election_min) };
+        let hold = if is_new || planted!(L04_NO_VOTE_HOLD) {
+            Moment::ZERO
+        } else {
+            now.after(settings.timing.election_min)
+        };
         let mut group = Self {
             durability: Durability::new(last.index, promise),
             settings,
@@ -150,6 +154,7 @@ impl Group {
             | Message::Rejected { .. }
             | Message::Snapshot { .. }) => {
                 if self.term < term {
+                    mark!(E04_NEWER_TERM_ADOPTED);
                     let leader = message.is_from_leader().then_some(from);
                     self.become_follower(term, leader, fx);
                 }
@@ -183,10 +188,22 @@ impl Group {
     /// answered.
     fn answer_stale(&mut self, from: Member, message: &Message, fx: &mut Effects) {
         match message {
+            Message::Heartbeat { .. } if planted!(E07_STALE_LEADER_NOT_TOLD) => {}
             Message::Heartbeat { round, .. } => {
+                mark!(E07_STALE_LEADER_TOLD);
                 self.send(from, Message::HeartbeatReply { round: *round }, fx);
             }
+            Message::VoteReply { granted: true } if planted!(E04_OLD_VOTES_COUNT) => {
+                self.on_vote_reply(from, true, fx);
+            }
+            Message::Accepted { matched } if planted!(R11_OLD_ACKS_COUNT) => {
+                self.on_accepted(from, *matched, fx);
+            }
+            Message::HeartbeatReply { round } if planted!(L09_OLD_TERMS_CONFIRM) => {
+                self.on_heartbeat_reply(from, *round, fx);
+            }
             Message::Probe { prev, .. } | Message::Snapshot { last: prev, .. } => {
+                mark!(E07_STALE_PROBE_ANSWERED);
                 let hint = self.log.last();
                 self.send(from, Message::Rejected { prev: prev.index, hint }, fx);
             }
@@ -196,7 +213,7 @@ impl Group {
             | Message::VoteReply { .. }
             | Message::HeartbeatReply { .. }
             | Message::Accepted { .. }
-            | Message::Rejected { .. } => {}
+            | Message::Rejected { .. } => mark!(R11_STALE_ANSWER_DROPPED),
         }
     }
 
@@ -343,10 +360,11 @@ impl Group {
             term,
             message,
         };
-        if self.promise_is_durable() {
+        if self.promise_is_durable() || planted!(H01_WORDS_BEFORE_DISK) {
             fx.push(Effect::Send(envelope));
             return;
         }
+        mark!(H01_MESSAGE_HELD);
         let kind = discriminant(&envelope.message);
         self.held.retain(|held| held.peer != to.node || discriminant(&held.message) != kind);
         if self.held.len() < HELD_MAX {

@@ -103,10 +103,14 @@ impl Durability {
         let last = from.previous();
         self.upto = self.upto.min(last);
         for write in &mut self.in_flight {
-            write.upto = write.upto.min(last);
+            mark!(I06_WRITE_OF_TRUNCATED_IN_FLIGHT if last < write.upto);
+            if !planted!(I06_COMPLETION_OF_TRUNCATED) {
+                write.upto = write.upto.min(last);
+            }
         }
         for batch in &mut self.unsubmitted {
-            batch.live &= batch.span.first < from;
+            mark!(I06_TRUNCATED_BEFORE_ITS_BLOCK if batch.live && from <= batch.span.first);
+            batch.live &= batch.span.first < from || planted!(I06_TRUNCATED_STILL_COUNTS);
         }
     }
 
@@ -125,6 +129,9 @@ impl Durability {
     fn submitted(&mut self, span: Span, write: WriteSeq) {
         let batch = self.unsubmitted.pop_front().expect("only what is in the log is submitted");
         assert_eq!(batch.span, span, "batches are submitted in the order of the log");
+        if planted!(I01_SUBMITTED_IS_DURABLE) && batch.live {
+            self.upto = self.upto.max(span.last());
+        }
         if batch.live {
             self.add(InFlight { write, upto: span.last(), resets: batch.resets });
         }
@@ -189,11 +196,12 @@ impl Group {
     /// The hard state to write. Its commit index is only as high as what is durable, so that a
     /// recovered one never lies behind the recovered log (H-07).
     pub fn hard_state(&self) -> HardState {
-        HardState {
-            term: self.term,
-            vote: self.vote,
-            commit: self.commit.min(self.durability.upto()),
-        }
+        let vote = if planted!(H02_VOTE_NOT_WRITTEN) { None } else { self.vote };
+        mark!(H07_COMMIT_HINT_LIMITED if self.durability.upto() < self.commit);
+        let durable = self.durability.upto();
+        let is_free = planted!(H07_COMMIT_BEYOND_LOG);
+        let commit = if is_free { self.commit } else { self.commit.min(durable) };
+        HardState { term: self.term, vote, commit }
     }
 
     /// Whether the hard state must go into the next block (H-03).
@@ -234,6 +242,7 @@ impl Group {
         self.durability.persisted(write);
         if self.promise_is_durable() {
             for envelope in self.held.drain(..) {
+                mark!(H01_HELD_MESSAGE_LEAVES);
                 fx.push(Effect::Send(envelope));
             }
             self.count_own_vote(now, fx);
@@ -256,7 +265,8 @@ impl Group {
 
     /// Whether everything that this replica promises at present would survive a crash (H-01).
     pub(super) fn promise_is_durable(&self) -> bool {
-        self.durability.promise() == self.own_promise()
+        let (durable, own) = (self.durability.promise(), self.own_promise());
+        durable == own || (planted!(H01_VOTE_NOT_AWAITED) && durable.term == own.term)
     }
 }
 

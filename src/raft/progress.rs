@@ -107,6 +107,9 @@ impl Progress {
     }
 
     fn forget_window(&mut self) {
+        if planted!(R08_WINDOW_KEPT) {
+            return;
+        }
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         self.fetched.clear();
@@ -138,6 +141,7 @@ impl Progress {
         }
         while let Some(oldest) = self.in_flight.front()
             && oldest.last <= matched
+            && !planted!(R08_ACK_FREES_NOTHING)
         {
             self.in_flight_bytes -= u64::from(oldest.bytes);
             self.in_flight.pop_front();
@@ -147,7 +151,10 @@ impl Progress {
             // acknowledged surely matches, so this is right whatever question it answers.
             Phase::Probe => self.stream(now),
             Phase::Stream if self.next <= self.matched => self.stream(now),
-            Phase::Snapshot { last, .. } if last <= self.matched => self.stream(now),
+            Phase::Snapshot { last, .. } if last <= self.matched => {
+                mark!(S02_SNAPSHOT_ACKNOWLEDGED);
+                self.stream(now);
+            }
             Phase::Stream | Phase::Snapshot { .. } => {}
         }
     }
@@ -178,6 +185,7 @@ impl Progress {
     /// and a peer that has caught up asks for no more.
     fn drop_fetched(&mut self) {
         while self.fetched.front().is_some_and(|batch| batch.span.last() < self.next) {
+            mark!(R08_FETCHED_BATCH_LET_GO);
             self.fetched.pop_front();
         }
     }

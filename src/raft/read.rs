@@ -24,6 +24,7 @@ impl Group {
         match &mut self.role {
             Role::Leader(leader) => leader.reads_waiting.push(token),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                mark!(L14_READ_REFUSED_BY_FOLLOWER);
                 self.fail_read(token, fx);
             }
         }
@@ -33,17 +34,20 @@ impl Group {
     pub(super) fn start_read_round(&mut self, fx: &mut Effects) {
         // A new leader does not know what is committed until it has committed something itself;
         // reads wait for that (L-08).
-        let knows_commit = self.log.term_at(self.commit) == Some(self.term);
+        let knows_commit =
+            self.log.term_at(self.commit) == Some(self.term) || planted!(L08_READ_BEFORE_OWN_TERM);
         let index = self.commit;
         let Role::Leader(leader) = &mut self.role else { return };
+        mark!(L08_READ_WAITS_FOR_OWN_TERM if !leader.reads_waiting.is_empty() && !knows_commit);
         if leader.reads_waiting.is_empty() || !knows_commit {
             return;
         }
+        mark!(L09_READS_SHARE_A_ROUND if leader.reads_waiting.len() > 1);
         if leader.read_rounds.len() >= ROUNDS_MAX {
             return;
         }
         let tokens = core::mem::take(&mut leader.reads_waiting);
-        let round = leader.round + 1;
+        let round = if planted!(L09_OLD_ROUND_CONFIRMS) { leader.round } else { leader.round + 1 };
         leader.read_rounds.push_back(ReadRound { round, index, tokens });
         self.send_round(fx);
         // A single voter is a quorum by itself.
@@ -67,13 +71,14 @@ impl Group {
         let node = self.settings.node;
         let Role::Leader(leader) = &mut self.role else { return };
         let confirmed = membership.quorum_value(|voter| {
-            if voter == node {
+            if voter == node || planted!(L09_READ_WITHOUT_ROUND) {
                 leader.round
             } else {
                 leader.peer(voter).map_or(0, Progress::counted_round)
             }
         });
         while let Some(round) = leader.read_rounds.pop_front_if(|round| round.round <= confirmed) {
+            mark!(L09_ROUND_CONFIRMED);
             for token in round.tokens {
                 fx.push(Effect::ReadReady { token, index: round.index });
             }

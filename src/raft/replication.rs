@@ -45,12 +45,14 @@ impl Group {
         let Some(progress) = leader.peer_mut(peer) else { return NextAppend::Nothing };
         let in_memory = self.log.batch_at(progress.next).filter(|batch| batch.slice.is_some());
         let Some(found) = in_memory.or_else(|| progress.fetched_front()) else {
+            mark!(R08_FETCH_ASKED);
             progress.fetching = true;
             return NextAppend::Fetch { from: progress.next, bytes_max };
         };
         let bytes = u64::from(found.bytes);
         let batch = found.clone();
         if bytes_max < bytes || !progress.has_room_for(bytes, &self.settings.window) {
+            mark!(R08_NO_CREDIT_FOR_BATCH);
             return NextAppend::Nothing;
         }
         progress.sent(&batch.span, batch.bytes);
@@ -81,6 +83,7 @@ impl Group {
         let Some(progress) = leader.peer_mut(peer) else { return };
         let log = &self.log;
         let is_ours = |batch: &LogBatch| batch.slice.is_some() && log.holds(&batch.span);
+        mark!(R08_NOTHING_FETCHED if batches.is_empty());
         progress.keep_fetched(batches.into_iter().filter(is_ours));
     }
 
@@ -106,6 +109,7 @@ impl Group {
         let last = self.log.last().index;
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peer_mut(peer) else { return };
+        mark!(R08_WINDOW_RESET if progress.in_flight_bytes() > 0);
         let known = progress.matched > LogIndex::BEFORE_FIRST;
         progress.probe_from(if known { progress.matched.next() } else { last.next() });
         progress.told = LogIndex::BEFORE_FIRST;
@@ -131,6 +135,9 @@ impl Group {
         fx: &mut Effects,
     ) {
         let Some(progress) = self.answering_peer(from) else { return };
+        mark!(R04_LATE_REJECT_IGNORED
+            if progress.phase == Phase::Stream && prev <= progress.matched);
+        mark!(R06_PEER_RETREATS if progress.phase == Phase::Probe);
         match progress.phase {
             Phase::Snapshot { .. } => return, // Its log is about to be replaced.
             // Only the question that stands; others were answered before.
@@ -150,7 +157,7 @@ impl Group {
         let Some(progress) = self.answering_peer(from) else { return };
         progress.denials += 1;
         let prev = progress.matched;
-        if progress.denials >= DENIALS_MAX {
+        if progress.denials >= DENIALS_MAX && !planted!(R13_AMNESIAC_COUNTS) {
             progress.is_amnesiac();
             self.counters.reversions += 1;
             self.retreat(from.node, prev, hint);
@@ -166,9 +173,12 @@ impl Group {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peer_mut(node) else { return };
         // A hint that does not move back is none.
-        let below = hint.index.min(LogIndex::new(prev.get().saturating_sub(1)));
+        let before =
+            if planted!(R06_HINT_STANDS_STILL) { prev.get() } else { prev.get().saturating_sub(1) };
+        let below = hint.index.min(LogIndex::new(before));
         let next = if below < base.index {
             // What follows is trimmed here: only a snapshot helps.
+            mark!(S02_PEER_IS_BELOW_THE_BASE);
             base.index
         } else {
             let end = log.last_of_term_at_most(below, hint.term).index;
@@ -200,7 +210,7 @@ impl Group {
     /// The regular beat of a leader.
     pub(super) fn tick_leader(&mut self, fx: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };
-        if self.quorum_lost_at(leader) <= self.now {
+        if self.quorum_lost_at(leader) <= self.now && !planted!(E10_LEADER_STAYS_WITHOUT_QUORUM) {
             // It may be cut off from a quorum that has elected another (E-10, thesis 6.2).
             self.step_down(fx);
         } else if leader.heartbeat_at <= self.now {
@@ -252,6 +262,7 @@ impl Group {
         let round = leader.round;
         let progress = &mut leader.peers[at];
         // No more than the follower surely has in common with this log.
+        mark!(R07_HEARTBEAT_COMMIT_LIMITED if progress.matched < commit);
         let commit = commit.min(progress.matched);
         progress.told = progress.told.max(commit);
         progress.told_at = now;
@@ -267,7 +278,8 @@ impl Group {
         let progress = &mut leader.peers[at];
         if progress.phase != Phase::Stream || progress.matched == last {
             progress.moved = now;
-        } else if patience <= now.since(progress.moved) {
+        } else if patience <= now.since(progress.moved) && !planted!(R09_NO_WATCHDOG) {
+            mark!(R09_STALLED_PEER_STARTED_OVER);
             progress.probe_from(progress.matched.next());
             progress.moved = now;
             self.counters.stalled += 1;

@@ -24,6 +24,8 @@ impl Group {
         if !is_due {
             return;
         }
+        mark!(S02_SNAPSHOT_OFFERED);
+        mark!(S02_SNAPSHOT_OFFERED_AGAIN if matches!(progress.phase, Phase::Snapshot { .. }));
         progress.wait_for_snapshot(base.index, now);
         let member = progress.member;
         let membership = self.configurations.base.clone();
@@ -45,7 +47,8 @@ impl Group {
         if !self.hear_leader(from, fx) {
             return;
         }
-        if last.index <= self.commit {
+        if last.index <= self.commit && !planted!(S02_OLD_SNAPSHOT_INSTALLED) {
+            mark!(S02_OLD_SNAPSHOT_IGNORED);
             // Nothing new: what it covers is committed here too (S-02). The leader learns how far
             // this replica is.
             if let Role::Follower(follower) = &mut self.role {
@@ -64,7 +67,10 @@ impl Group {
     fn install(&mut self, from: Member, last: EntryId, membership: Membership, fx: &mut Effects) {
         // Entries behind the snapshot stay only if they belong to the same history, which this
         // one entry decides (S-04, Log Matching).
-        let keep_tail = self.log.contains(last);
+        let keep_tail = (self.log.contains(last) || planted!(S04_CONFLICTING_LOG_KEPT))
+            && !planted!(S04_TAIL_DROPPED);
+        mark!(S04_TAIL_KEPT if keep_tail);
+        mark!(S04_LOG_DROPPED if !keep_tail);
         if keep_tail {
             self.log.trim(last);
         } else {

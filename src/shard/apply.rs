@@ -24,6 +24,7 @@ impl Shard {
     pub(super) fn retain(&mut self) {
         if self.store.planner.opening_parts_left() > 0 {
             // The rest of the opening says what was true when its first part was made.
+            mark!(W13_RETENTION_WAITS_FOR_OPENING);
             return;
         }
         if self.config.retention.is_limited() {
@@ -81,6 +82,7 @@ impl Shard {
             // A batch at a time: an extent is free when its last slice is gone, and how many
             // share one is the arena's business.
             let Some((slot, last)) = self.store.forget_oldest() else { return };
+            mark!(F03_BATCH_EVICTED);
             self.slots[slot].raft.evict(last);
         }
     }

@@ -40,6 +40,7 @@ impl Shard {
             return self.roll(arena);
         }
         if !self.store.planner.fits(bytes_u32) {
+            mark!(W05_BLOCK_WAITS_FOR_WINDOW);
             // The window W is full, or the opening after a start is not durable yet.
             return false;
         }
@@ -51,6 +52,7 @@ impl Shard {
             return true;
         }
         let Some(buf) = arena.take(bytes) else {
+            mark!(F03_NO_MEMORY_FOR_BLOCK);
             // Memory comes back with completions and sends; the next turn tries again.
             return false;
         };
@@ -58,11 +60,12 @@ impl Shard {
         let mut forming = Forming::default();
         self.add_hard_states(&mut builder, &mut forming);
         self.add_staged(&mut builder, &mut forming);
-        if self.slots.dirty.is_empty() {
+        if self.slots.dirty.is_empty() || planted!(H03_BATCH_BEFORE_ITS_TERM) {
             self.add_proposals(&mut builder, &mut forming);
         }
         if builder.is_empty() {
             // Every request that waited was refused while the block was put together.
+            mark!(F04_BLOCK_NOT_NEEDED);
             arena.cancel(builder.into_buf());
             return false;
         }
@@ -162,7 +165,8 @@ impl Shard {
         for _ in 0..self.slots.queued.len().min(BATCHES_PER_BLOCK_MAX) {
             let Some(at) = self.slots.queued.pop_front() else { break };
             self.slots[at].is_queued = false;
-            if held.contains(&at) {
+            if held.contains(&at) && !planted!(W14_PROPOSED_BEFORE_STAGED) {
+                mark!(W14_PROPOSAL_WAITS_FOR_STAGED);
                 self.slots.queue(at);
                 continue;
             }
@@ -194,6 +198,7 @@ impl Shard {
             return false;
         }
         let slot = &mut self.slots[at];
+        mark!(C02_NOOP_OF_NEW_LEADER);
         slot.owes_noop = false;
         let span = Span {
             term: slot.raft.term(),
@@ -238,6 +243,7 @@ impl Shard {
             body_bytes += request.records.len();
             records += request.count.get();
         }
+        mark!(F01_REQUESTS_SHARE_A_BATCH if requests > 1);
         if requests == 0 {
             // Either nothing was left after the refusals, or the block is full.
             return slot.pending.is_empty();
@@ -301,6 +307,7 @@ impl Shard {
             self.store.pending_bytes -= records.len();
             self.replies.uncommitted_bytes -= records.len();
             self.clients.give_room(origin, frame_bytes);
+            mark!(X01_WRONG_TAIL_REFUSED);
             self.replies.refuse(slot.id, origin, Refusal::WrongTail { last });
         }
     }

@@ -41,6 +41,7 @@ impl Shard {
         let replica = membership.replica_of(config.node).expect("it is one of them");
         let known: Vec<_> = index.groups().collect();
         for group in config.groups().filter(|group| !known.contains(group)) {
+            mark!(W17_GROUP_CREATED);
             index.create_group(group, replica, membership.clone());
         }
         let mut prng = Prng::new(config.seed);

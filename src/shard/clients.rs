@@ -145,6 +145,7 @@ impl Clients {
     /// Passes on replies that another shard made.
     pub(super) fn answer_returned(&mut self, conn: ConnId, returned: Returned) {
         let Returned { replies, requests, room_bytes } = returned;
+        mark!(F01_ANSWERED_BY_HOME_SHARD);
         if let Some(connection) = self.dirty(conn) {
             connection.room_bytes += room_bytes;
             connection.unanswered = connection.unanswered.saturating_sub(requests);
@@ -189,6 +190,7 @@ impl Clients {
             }
             if let Some(reason) = connection.closing {
                 fx.push(Effect::CloseClient { conn, reason });
+                mark!(N02_CLIENT_HUNG_UP);
                 // Whatever else it sends is not read: it spoke nonsense.
                 self.list.remove(&conn);
             }

@@ -44,7 +44,7 @@ impl Shard {
             }
             raft::Effect::BecameLeader { group, term } => {
                 let at = self.slot_of(group);
-                self.slots[at].owes_noop = true;
+                self.slots[at].owes_noop = !planted!(C02_NO_NOOP);
                 self.slots.queue(at);
                 self.counters.elections_won += 1;
                 self.replies.notices.push(Notice::Leads { group, term });
@@ -82,6 +82,12 @@ impl Shard {
         slot.owes_noop = false;
         while let Some(waiting) = slot.waiting.pop_front() {
             self.replies.uncommitted_bytes -= waiting.bytes;
+            mark!(C06_PROPOSAL_IN_DOUBT);
+            if planted!(C06_LOST_OFFICE_MEANS_NOT_DONE) {
+                let refusal = Refusal::NotLeader { hint: None };
+                self.replies.refuse(group, waiting.origin, refusal);
+                continue;
+            }
             self.replies.doubt(group, waiting, Doubt::LeadershipLost);
         }
         self.refuse_pending(at);
@@ -96,6 +102,7 @@ impl Shard {
             self.store.pending_bytes -= records.len();
             self.replies.uncommitted_bytes -= records.len();
             self.clients.give_room(origin, frame_bytes);
+            mark!(C06_UNPROPOSED_REFUSED);
             self.replies.refuse(slot.id, origin, refusal);
         }
     }

@@ -116,6 +116,7 @@ impl Shard {
         {
             let group = self.slots[fetch.slot].id;
             let Some(located) = self.store.index.locate(group, fetch.next) else {
+                mark!(W15_FETCH_OF_WHAT_IS_GONE);
                 self.end_fetch(fetch);
                 continue;
             };
@@ -133,6 +134,7 @@ impl Shard {
             // each other would wait for ever; and less than eviction keeps free.
             let is_scarce = arena.free_extents() <= arena.extents() * 3 / 16;
             let Some(buf) = (if is_scarce { None } else { arena.take_spare(bytes) }) else {
+                mark!(F03_FETCH_WAITS_FOR_MEMORY);
                 self.fetches.waiting.push_front(fetch);
                 return;
             };
@@ -157,6 +159,7 @@ impl Shard {
             self.fetches.running.remove(&read).expect("the world answers each read once");
         if result.is_err() {
             // As good as a failed checksum (I-09); the node stays up, the asker hears of it.
+            mark!(I09_READ_FAILED);
             self.counters.wal_read_corrupt += 1;
             return self.end_fetch(fetch);
         }
@@ -165,6 +168,7 @@ impl Shard {
         match self.take_batches(&mut fetch, &slice, lsn) {
             Scan::Enough => self.end_fetch(fetch),
             Scan::GoOn(cursor) if fetch.got.is_empty() && fetch.hops < FETCH_HOPS_MAX => {
+                mark!(W15_FETCH_READS_ON);
                 fetch.cursor = Some(cursor);
                 fetch.read_bytes = usize::MAX;
                 self.fetches.waiting.push_front(fetch);
@@ -197,7 +201,8 @@ impl Shard {
                 if !is_next {
                     continue;
                 }
-                if block.batch(&entry).is_err() {
+                if block.batch(&entry).is_err() && !planted!(W15_READ_NOT_VERIFIED) {
+                    mark!(W15_READ_CHECKSUM_WRONG);
                     return Scan::Corrupt;
                 }
                 let start = at + entry.offset as usize;
@@ -242,6 +247,7 @@ impl Shard {
         let Fetch { slot, purpose, got, .. } = fetch;
         match purpose {
             Purpose::Peer(peer) => {
+                mark!(R08_FETCHED_FOR_PEER if !got.is_empty());
                 let batches = got.into_iter().map(|(batch, _)| batch).collect();
                 self.slots[slot].raft.fetched(peer, batches);
                 self.slots.touch(slot);
@@ -251,6 +257,7 @@ impl Shard {
                 let first = self.slots[slot].raft.first_index();
                 let refusal = if read.read.from < first {
                     // Trimmed while the search was under way.
+                    mark!(L15_TRIMMED_UNDER_A_READ);
                     Refusal::Trimmed { next: first }
                 } else {
                     Refusal::Unavailable
@@ -258,6 +265,7 @@ impl Shard {
                 self.replies.refuse(group, read.origin, refusal);
             }
             Purpose::Client(read) => {
+                mark!(L15_READ_FROM_DISK);
                 let batches = got.into_iter().map(|(batch, _)| batch).collect();
                 self.answer_read(read, batches);
             }

@@ -52,7 +52,7 @@ impl Shard {
             }
             Input::PeerBulk { peer, stream, frame } => self.on_peer_bulk(peer, stream, frame, fx),
             Input::WriteDone { write } => self.on_write_done(write),
-            Input::WriteFailed { .. } => self.on_write_failed(fx),
+            Input::WriteFailed { write, .. } => self.on_write_failed(write, fx),
             Input::ReadDone { read, buf, result } => self.on_read_done(read, buf, result),
             Input::SegmentReady { segment } => self.on_segment_ready(segment),
             Input::SegmentFailed { segment, .. } => self.on_segment_failed(segment),
@@ -111,6 +111,7 @@ impl Shard {
     /// A frame that cannot be read: a typed error, and the end of the stream if it is not cut
     /// correctly any more (N-02).
     fn on_client_nonsense(&mut self, conn: ConnId, error: &FrameError) {
+        mark!(N02_CLIENT_NONSENSE_ANSWERED);
         self.counters.client_malformed += 1;
         let origin = Origin { remote: None, conn, correlation: error.correlation() };
         let refusal = match error {
@@ -141,12 +142,14 @@ impl Shard {
             return self.on_hello(origin, &frame);
         }
         if connection.unanswered as usize > REQUESTS_PER_CONNECTION_MAX {
+            mark!(F02_BUSY_TOO_MANY_REQUESTS);
             return self.refuse_frame(origin, &frame, busy());
         }
         let is_for_group =
             matches!(Kind::from_number(frame.header.kind), Some(Kind::Append | Kind::Read));
         let home = self.config.shard_of(frame.header.group);
         if is_for_group && home != self.config.shard {
+            mark!(F01_FORWARDED_TO_HOME_SHARD);
             self.counters.client_forwarded += 1;
             fx.push(Effect::Forward { to: home, conn, frame: frame.bytes });
             return;
@@ -166,6 +169,7 @@ impl Shard {
         match verdict {
             Ok(()) => {
                 if let Some(connection) = self.clients.get(origin.conn) {
+                    mark!(N01_CLIENT_GREETED);
                     connection.is_greeted = true;
                     connection.assembler.set_limit(self.config.frame_bytes_max() as usize);
                 }
@@ -264,13 +268,16 @@ impl Shard {
     fn admit(&self, group: GroupId, append: &Append<'_>) -> Result<usize, Refusal> {
         let at = self.slots.find(group).ok_or(Refusal::UnknownGroup)?;
         if self.draining != Draining::No {
+            mark!(O02_APPEND_REFUSED_WHILE_DRAINING);
             return Err(Refusal::Unavailable);
         }
         let raft = &self.slots[at].raft;
         if raft.role() != RoleName::Leader {
+            mark!(C06_APPEND_REFUSED_BY_FOLLOWER);
             return Err(Refusal::NotLeader { hint: raft.leader() });
         }
         if self.store.is_disk_full() {
+            mark!(D09_APPEND_REFUSED_DISK_FULL);
             return Err(Refusal::DiskFull);
         }
         let limit = self.config.batch_bytes_max();
@@ -281,7 +288,8 @@ impl Shard {
         // A request that is larger than the whole budget still gets its chance when it is alone.
         let budget = self.config.uncommitted_bytes_max;
         let taken = self.replies.uncommitted_bytes;
-        if taken > 0 && taken + append.records.len() > budget {
+        if taken > 0 && taken + append.records.len() > budget && !planted!(F02_BUDGET_IGNORED) {
+            mark!(F02_BUSY);
             return Err(busy());
         }
         Ok(at)
@@ -299,7 +307,8 @@ impl Shard {
         if matches!(refusal, Refusal::Busy { .. }) {
             self.counters.client_busy += 1;
         }
-        self.clients.give_room(origin, frame.bytes.len());
+        let held = frame.bytes.len();
+        self.clients.give_room(origin, if planted!(F01_ROOM_KEPT) { 0 } else { held });
         self.replies.refuse(frame.header.group, origin, refusal);
     }
 }

@@ -295,11 +295,17 @@ impl Shard {
             slot.is_dirty = false;
             let (group, replica) = (slot.id, slot.replica);
             let state = self.store.index.clamped(group, slot.raft.hard_state());
+            if planted!(H03_TERM_NOT_WRITTEN) && state.vote.is_none() {
+                forming.hard_states.push(at);
+                continue;
+            }
             let record = Record::HardState { group, replica, state };
             if builder.push_record(&record).is_err() {
+                mark!(H01_HARD_STATE_WAITS_FOR_NEXT_BLOCK);
                 self.slots.mark_dirty(at);
                 return;
             }
+            mark!(H01_HARD_STATE_WRITTEN);
             forming.hard_states.push(at);
         }
     }
@@ -332,8 +338,14 @@ impl Shard {
             let bytes = staged.copied_bytes();
             self.store.staged_bytes -= bytes;
             match staged {
-                Staged::Copied { .. } => self.counters.copied_bytes_follower += bytes as u64,
-                Staged::Rewritten { .. } => self.counters.wal_rewritten_bytes += bytes as u64,
+                Staged::Copied { .. } => {
+                    mark!(W01_RECEIVED_BATCH_COPIED);
+                    self.counters.copied_bytes_follower += bytes as u64;
+                }
+                Staged::Rewritten { .. } => {
+                    mark!(W13_BATCH_REWRITTEN);
+                    self.counters.wal_rewritten_bytes += bytes as u64;
+                }
                 Staged::Direct(_) | Staged::Reset(_) => {}
             }
         }
@@ -355,6 +367,7 @@ impl Shard {
 
     /// Turns a received frame into a block where it lies (zero copies on a follower).
     pub(super) fn claim(&mut self, direct: Direct) {
+        mark!(W01_FRAME_WRITTEN_AS_RECEIVED);
         let Direct { mut frame, area_bytes, accepted } = direct;
         let total = u32::try_from(frame.len()).expect("a frame is at most a block");
         let placement = self.store.planner.place(total, BlockRole::Data, self.now);
@@ -395,6 +408,7 @@ impl Shard {
         let align = u32::try_from(DEVICE_ALIGN_BYTES).expect("4 KiB");
         if is_first {
             if !store.planner.can_roll(align) {
+                mark!(W12_ROLL_WAITS);
                 return false;
             }
             let plan = store.planner.next_opening();
@@ -428,6 +442,9 @@ impl Shard {
                 unreachable!("every part begins with the facts of the opening");
             };
             store.openings.push_back((placement.write, open.oldest));
+            if planted!(W13_RECYCLED_BEFORE_OPENING_IS_DURABLE) {
+                store.opened_oldest = Some(open.oldest);
+            }
             self.counters.wal_checkpoints += 1;
         }
         self.enqueue(placement, block, Forming::default());
@@ -457,6 +474,7 @@ impl Shard {
             || (self.draining != super::Draining::No
                 && self.store.planner.seal_deadline().is_some());
         if is_due && self.store.planner.needs_roll(bytes) && self.roll(arena) {
+            mark!(W06_OPENING_SERVES_AS_SEAL);
             // The segment is full to the brim: the opening of the next is the witness.
             self.propose();
             return;
@@ -468,6 +486,7 @@ impl Shard {
         let placement = self.store.planner.place(bytes, BlockRole::Seal, self.now);
         let closed = BlockBuilder::new(buf).close(placement.stamp);
         let block = arena.close(closed.buf, bytes as usize);
+        mark!(W06_SEALED);
         self.counters.wal_seals += 1;
         self.store.owners.push_back((placement.write, Vec::new()));
         self.store.queued.push_back(Queued { placement, block });
@@ -479,6 +498,7 @@ impl Shard {
         assert!(self.store.submitted > 0, "{write:?} is done, but nothing was submitted");
         self.store.submitted -= 1;
         if self.store.is_poisoned {
+            mark!(I03_COMPLETION_AFTER_FAILURE_IGNORED);
             return;
         }
         let Some(durable) = self.store.planner.on_write_done(write, self.now) else { return };
@@ -494,6 +514,7 @@ impl Shard {
         while let Some((write, segment)) = self.store.openings.front().copied()
             && write <= durable
         {
+            mark!(W13_OPENING_DURABLE);
             self.store.openings.pop_front();
             self.store.opened_oldest = Some(segment);
         }
@@ -501,13 +522,21 @@ impl Shard {
 
     /// A write failed: what the device holds is unknown, so nothing may be promised any more and
     /// nothing written beyond it (I-03, I-04). The process ends.
-    pub(super) fn on_write_failed(&mut self, fx: &mut Effects) {
+    pub(super) fn on_write_failed(&mut self, write: WriteSeq, fx: &mut Effects) {
+        if planted!(I03_FAILED_WRITE_COUNTS) {
+            return self.on_write_done(write);
+        }
+        mark!(I03_WRITE_FAILED);
         self.store.is_poisoned = true;
+        if planted!(I03_NO_HALT) {
+            return;
+        }
         fx.push(Effect::Halt { reason: "a write to the log device failed" });
     }
 
     pub(super) fn on_segment_ready(&mut self, segment: SegmentNo) {
         if self.store.is_full {
+            mark!(D09_DISK_HAS_ROOM_AGAIN);
             self.store.is_full = false;
             self.replies.notices.push(Notice::DiskHasRoom);
         }
@@ -519,6 +548,7 @@ impl Shard {
         self.store.planner.segment_failed(segment);
         self.store.retry_at = Some(self.now.after(SEGMENT_RETRY));
         if !self.store.is_full {
+            mark!(D09_DISK_FULL);
             self.store.is_full = true;
             self.replies.notices.push(Notice::DiskFull);
         }
@@ -531,6 +561,7 @@ impl Shard {
         self.store.retry_at = None;
         while let Some(segment) = self.store.planner.segment_wanted() {
             let recycle = self.store.take_spare(segment);
+            mark!(W11_SEGMENT_RECYCLED if recycle.is_some());
             self.counters.wal_segments_recycled += u64::from(recycle.is_some());
             fx.push(Effect::PrepareSegment { segment, recycle });
         }
@@ -538,6 +569,7 @@ impl Shard {
         while self.store.spare.len() > SPARE_SEGMENTS_MAX.max(ahead)
             && let Some(segment) = self.store.spare.pop_front()
         {
+            mark!(W11_SPARE_SEGMENT_REMOVED);
             fx.push(Effect::RemoveSegment { segment });
         }
     }

@@ -67,12 +67,14 @@ impl Shard {
             return self.replies.refuse(group, origin, Refusal::UnknownGroup);
         };
         if self.reads.waiting() + self.fetches.waiting() >= READS_WAITING_MAX {
+            mark!(F02_BUSY_TOO_MANY_READS);
             self.counters.client_busy += 1;
             let refusal = Refusal::Busy { retry_after: crate::model::limits::BUSY_RETRY_AFTER };
             return self.replies.refuse(group, origin, refusal);
         }
         match read.consistency {
             Consistency::Stale => {
+                mark!(L14_STALE_READ);
                 self.reads.confirmed.push_back(Confirmed { slot, origin, read });
             }
             Consistency::Linearizable => {
@@ -106,6 +108,7 @@ impl Shard {
         while let Some(entry) = self.reads.unconfirmed.first_entry()
             && entry.get().deadline <= self.now
         {
+            mark!(L09_READ_EXPIRED);
             let read = entry.remove();
             self.replies.refuse(self.slots[read.slot].id, read.origin, Refusal::TimedOut);
         }
@@ -114,15 +117,21 @@ impl Shard {
     fn serve_read(&mut self, read: Confirmed) {
         let raft = &self.slots[read.slot].raft;
         let (first, commit) = (raft.first_index(), raft.commit());
+        let commit = if planted!(C04_UNCOMMITTED_READ) { raft.last().index } else { commit };
         if read.read.from < first {
+            mark!(L15_TRIMMED_READ_REFUSED);
             let group = self.slots[read.slot].id;
             return self.replies.refuse(group, read.origin, Refusal::Trimmed { next: first });
         }
         if read.read.from > commit {
+            mark!(L15_READ_AT_THE_END);
             return self.answer_read(read, Vec::new());
         }
         match self.gather_from_memory(&read) {
-            Some(batches) => self.answer_read(read, batches),
+            Some(batches) => {
+                mark!(L15_READ_FROM_MEMORY);
+                self.answer_read(read, batches);
+            }
             None => self.fetches.want_client(read, commit),
         }
     }
@@ -133,7 +142,7 @@ impl Shard {
         let (mut batches, mut bytes, mut next) = (Vec::new(), 0, read.read.from);
         while let Some(batch) = raft.span_at(next)
             && batch.slice.is_some()
-            && batch.span.last() <= raft.commit()
+            && (batch.span.last() <= raft.commit() || planted!(C04_UNCOMMITTED_READ))
         {
             bytes += batch.bytes as usize;
             if !batches.is_empty() && bytes > self.read_bytes_max(&read.read) {
@@ -158,7 +167,11 @@ impl Shard {
         let next = batches.last().map_or(read.read.from, |batch| batch.span.last().next());
         let head = ReadReplyHead {
             first_available: slot.raft.first_index(),
-            commit: slot.raft.commit(),
+            commit: if planted!(C04_UNCOMMITTED_READ) {
+                slot.raft.last().index
+            } else {
+                slot.raft.commit()
+            },
             next,
         };
         let slices: Vec<Slice> = batches

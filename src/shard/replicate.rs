@@ -96,18 +96,25 @@ impl Shard {
             let slot = &mut self.slots[at];
             match slot.raft.next_append(peer, room) {
                 NextAppend::Nothing if slot.raft.wants_append(peer) && room == credit => {
+                    mark!(MR02_CREDIT_IS_SHORT);
                     // It is the credit that is short: whoever is next in line stays next, or small
                     // batches of others would eat every byte that comes free.
                     self.links.at(link).keep_first(at);
                     break;
                 }
-                NextAppend::Nothing if slot.raft.wants_append(peer) => deferred.push(at),
+                NextAppend::Nothing if slot.raft.wants_append(peer) => {
+                    mark!(MR02_BATCH_WAITS_FOR_NEXT_FRAME);
+                    deferred.push(at);
+                }
                 NextAppend::Nothing => {}
                 NextAppend::Fetch { from, bytes_max } if self.fetches.has_room_for_peer() => {
                     self.fetches.want_peer(at, peer, from, bytes_max);
                 }
                 // Not now: it asks again with its next heartbeat.
-                NextAppend::Fetch { .. } => slot.raft.fetched(peer, Vec::new()),
+                NextAppend::Fetch { .. } => {
+                    mark!(F03_FETCH_FOR_PEER_REFUSED);
+                    slot.raft.fetched(peer, Vec::new());
+                }
                 NextAppend::Batches { prev, commit, batch } => {
                     let slice = batch.slice.expect("raft asks to fetch what is not in memory");
                     let member = |node| slot.raft.membership().replica_of(node);
@@ -126,6 +133,7 @@ impl Shard {
                 }
             }
         }
+        mark!(MR02_FRAME_OF_SEVERAL_BATCHES if slices.len() > 1);
         for at in deferred {
             self.links.at(link).make_ready(at);
         }

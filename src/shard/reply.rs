@@ -16,6 +16,7 @@ impl Shard {
         self.answer_refused();
         self.clients.flush(fx);
         if self.draining == Draining::Asked && self.is_settled() && self.store.is_idle() {
+            mark!(O02_DRAINED);
             self.draining = Draining::Done;
             fx.push(Effect::Drained);
         }
@@ -26,11 +27,13 @@ impl Shard {
         for at in committed.drain(..) {
             let commit: LogIndex = self.slots[at].raft.commit();
             while let Some(waiting) = self.slots[at].waiting.front()
-                && waiting.span.last() <= commit
+                && (waiting.span.last() <= commit || planted!(C06_ANSWERED_BEFORE_COMMIT))
             {
                 let Waiting { origin, span, bytes } =
                     self.slots[at].waiting.pop_front().expect("looked at it just now");
-                self.replies.uncommitted_bytes -= bytes;
+                mark!(C04_APPEND_ANSWERED);
+                self.replies.uncommitted_bytes -=
+                    if planted!(F04_BUDGET_LEAKS) { 0 } else { bytes };
                 self.counters.append_done += 1;
                 let group = self.slots[at].id;
                 let reply = AppendReply { first: span.first, term: span.term, commit };

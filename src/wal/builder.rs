@@ -135,11 +135,13 @@ impl BlockBuilder {
         if let Record::LogReset(reset) = record
             && self.entries.iter().any(|entry| entry.group == reset.group)
         {
+            mark!(S04_RESET_WAITS_FOR_NEXT_BLOCK);
             return Err(Full);
         }
         let before = self.records.len();
         record.encode(&mut self.records);
         if self.used + self.meta_bytes() > self.buf.len() {
+            mark!(H03_RECORD_WAITS_FOR_NEXT_BLOCK);
             self.records.truncate(before);
             return Err(Full);
         }

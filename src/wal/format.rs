@@ -271,6 +271,7 @@ impl BlockHeader {
         }
         let (expected, found) = (Checksum::from_u32(get_u32(from, 60)), Checksum::of(&from[..60]));
         if expected != found {
+            mark!(W01_HEADER_CHECKSUM_WRONG);
             return Err(BlockError::HeaderCrc { expected, found });
         }
         // The place and cover of version, identity, LSN and CRC never change, so a newer version
@@ -366,10 +367,10 @@ pub(super) fn parse_header_of(
     expected: u64,
 ) -> Result<BlockHeader, BlockError> {
     let header = BlockHeader::decode(from)?;
-    if header.stamp.identity_tag != expected {
+    if header.stamp.identity_tag != expected && !planted!(W02_IDENTITY_NOT_CHECKED) {
         return Err(BlockError::Foreign { expected, found: header.stamp.identity_tag });
     }
-    if header.stamp.lsn != lsn {
+    if header.stamp.lsn != lsn && !planted!(W02_POSITION_NOT_CHECKED) {
         return Err(BlockError::OtherLsn { found: header.stamp.lsn });
     }
     Ok(header)
@@ -409,6 +410,7 @@ pub fn parse_block_of(bytes: &[u8], lsn: Lsn, tag: u64) -> Result<BlockView<'_>,
     let block = BlockView { header, bytes: &bytes[..total] };
     let found = header.meta_crc_of(block.bytes);
     if found != header.meta_crc {
+        mark!(W01_DIRECTORY_CHECKSUM_WRONG);
         return Err(BlockError::MetaCrc { expected: header.meta_crc, found });
     }
     block.check_meta()?;
@@ -491,6 +493,7 @@ impl<'a> BlockView<'a> {
     pub fn batch(&self, entry: &DirectoryEntry) -> Result<BatchView<'a>, BlockError> {
         let offset = entry.offset;
         let batch = BatchView::decode(self.batch_bytes(entry))
+            .inspect_err(|_| mark!(W05_BATCH_CHECKSUM_WRONG))
             .map_err(|error| BlockError::Batch { offset, error })?;
         let header = &batch.header;
         let listed = header.group == entry.group

@@ -263,6 +263,7 @@ impl GroupLog {
         self.check_replica(entry.replica)?;
         let span = entry.span;
         if span.last() <= self.base.index {
+            mark!(W14_TRIMMED_BATCH_SKIPPED);
             return Ok(()); // trimmed meanwhile
         }
         if span.first > self.last.index.next() {
@@ -274,9 +275,11 @@ impl GroupLog {
         // The first entry of the batch that this log has or had: `base` may lie inside it.
         let first = span.first.max(self.base.index.next());
         if first <= self.last.index {
-            if self.term_at(first) == Some(span.term) {
+            if self.term_at(first) == Some(span.term) && !planted!(W14_SAME_BATCH_TRUNCATES) {
+                mark!(W14_SAME_BATCH_MOVES);
                 return self.on_same_batch(placed, segment);
             }
+            mark!(W14_OTHER_TERM_TRUNCATES);
             self.truncate(first)?;
         }
         let allowed = (self.last.term, self.hard_state.term);
@@ -355,9 +358,11 @@ impl GroupLog {
             return Err(self.fault(FaultKind::Checkpoint { expected, found: last }));
         }
         if reset.keep_tail && self.term_at(last.index) == Some(last.term) {
+            mark!(S04_RESET_KEEPS_TAIL);
             self.set_base(last, reset.membership.clone());
             return Ok(());
         }
+        mark!(S04_RESET_DROPS_LOG);
         self.base = last;
         self.base_membership = reset.membership.clone();
         self.last = last;
@@ -513,12 +518,18 @@ impl GroupLog {
         GroupCheckpoint {
             group: self.group,
             replica: self.replica,
-            hard_state: self.hard_state,
+            hard_state: checkpointed(self.hard_state),
             base: self.base,
             base_membership: self.base_membership.clone(),
             last: self.last,
         }
     }
+}
+
+/// The hard state goes into every opening, or it would die with the segment of its record (W-13).
+fn checkpointed(state: HardState) -> HardState {
+    let vote = if planted!(W13_CHECKPOINT_WITHOUT_VOTE) { None } else { state.vote };
+    HardState { vote, ..state }
 }
 
 impl Piece {

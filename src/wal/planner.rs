@@ -198,7 +198,9 @@ impl Planner {
     /// W-05: a block is issued only if its end lies within W of the durable prefix, voids counted.
     /// So an unreadable block further than W below any valid one is no torn write.
     fn window_allows(&self, end: Lsn) -> bool {
-        end.bytes_since(self.durable) <= self.geometry.in_flight_bytes_max
+        let is_within = end.bytes_since(self.durable) <= self.geometry.in_flight_bytes_max;
+        mark!(W05_WINDOW_FULL if !is_within);
+        is_within || planted!(W05_WINDOW_IGNORED)
     }
 
     /// Places a block of `bytes`; the write is in flight until [`Planner::on_write_done`].
@@ -229,13 +231,14 @@ impl Planner {
             placed_at: now,
             done: false,
         });
+        let durable_lsn = if planted!(W04_WATERMARK_RUNS_AHEAD) { lsn } else { self.durable };
         Placement {
             write,
             lsn,
             segment: self.geometry.segment_of(lsn),
             offset: self.geometry.offset_of(lsn),
             durable_lsn: self.durable,
-            stamp: Stamp { identity_tag: self.identity_tag, lsn, durable_lsn: self.durable, role },
+            stamp: Stamp { identity_tag: self.identity_tag, lsn, durable_lsn, role },
         }
     }
 
@@ -258,7 +261,7 @@ impl Planner {
         let end = plan.void.to.plus(u64::from(first_part_bytes));
         self.parts_left == 0
             && self.boot_until.is_none()
-            && self.ready.front() == Some(&plan.segment)
+            && (self.ready.front() == Some(&plan.segment) || planted!(W12_SEGMENT_NOT_AWAITED))
             && self.slots_free() > 0
             && (self.in_flight.is_empty() || self.window_allows(end))
     }
@@ -272,6 +275,9 @@ impl Planner {
         assert!(parts > 0, "an opening has at least one block");
         let plan = self.next_opening();
         assert!(self.can_roll(0), "{:?} is not ready, or too much is in flight", plan.segment);
+        mark!(W08_FIRST_OPENING if self.boot_void.is_some());
+        mark!(W12_SEGMENT_ROLLED if self.boot_void.is_none());
+        mark!(W12_OPENING_OF_SEVERAL_BLOCKS if parts > 1);
         self.ready.pop_front();
         self.next = plan.void.to;
         self.parts_left = parts;
@@ -304,7 +310,10 @@ impl Planner {
         assert!(self.next < end, "the checkpoint does not fit into a segment");
         self.parts_left -= 1;
         self.data_end = self.next;
-        if self.parts_left == 0 && self.boot_void.take().is_some() {
+        if self.parts_left == 0
+            && self.boot_void.take().is_some()
+            && !planted!(W08_BOOT_OPENING_NOT_AWAITED)
+        {
             self.boot_until = Some(self.next);
         }
         placement
@@ -321,7 +330,8 @@ impl Planner {
         assert!(!entry.done, "{write:?} completed twice");
         entry.done = true;
         self.active_at = now;
-        let mut newest = None;
+        mark!(I01_COMPLETED_OUT_OF_ORDER if self.in_flight.front().is_some_and(|w| !w.done));
+        let mut newest = planted!(I01_GAP_IGNORED).then_some(write);
         while let Some(front) = self.in_flight.front()
             && front.done
         {
@@ -355,6 +365,7 @@ impl Planner {
     /// durable block says so of the last ones (W-06).
     pub fn seal_deadline(&self) -> Option<Moment> {
         let wanted = self.in_flight.is_empty()
+            && !planted!(W06_NO_SEAL)
             && self.parts_left == 0
             && self.boot_void.is_none()
             && self.watermark < self.data_end;
@@ -370,6 +381,7 @@ impl Planner {
     /// The next segment that should be prepared, each one once. Ask until it is `None`.
     pub fn segment_wanted(&mut self) -> Option<SegmentNo> {
         if let Some(again) = self.failed.pop_front() {
+            mark!(D09_SEGMENT_WANTED_AGAIN);
             return Some(again);
         }
         let up_to = self.current_segment().0 + self.segments_ahead;

@@ -69,12 +69,14 @@ pub fn trim_point(
         bytes = bytes.saturating_sub(piece.bytes);
         records = records.saturating_sub(piece.last.next().records_since(*first));
         let over = bytes >= limit.bytes || records >= limit.records;
+        mark!(W13_TRIM_WAITS_FOR_COMMIT if over && piece.last > committed);
         if !over || piece.last > committed || piece.last == log.last.index {
             break;
         }
         point = Some(piece.last);
     }
     let point = point?;
+    mark!(W13_LOG_TRIMMED);
     Some(EntryId::new(log.term_at(point)?, point))
 }
 
@@ -93,9 +95,15 @@ pub fn plan_retention(
     committed: impl Fn(GroupId) -> LogIndex,
 ) -> RetentionPlan {
     let mut recyclable: Vec<SegmentNo> =
-        present.iter().copied().filter(|segment| *segment < opened_oldest).collect();
+        present.iter().copied().filter(|segment| is_dead(*segment, opened_oldest)).collect();
+    mark!(W13_SEGMENT_DEAD if !recyclable.is_empty());
     recyclable.sort_unstable();
     RetentionPlan { recyclable, rewrite: plan_rewrite(index, current, committed) }
+}
+
+/// Whether no durable opening needs the segment.
+fn is_dead(segment: SegmentNo, opened_oldest: SegmentNo) -> bool {
+    segment < opened_oldest || (planted!(W13_LIVE_SEGMENT_RECYCLED) && segment == opened_oldest)
 }
 
 /// Only the oldest live segment is looked at: a newer one cannot be recycled before it.
@@ -115,7 +123,9 @@ fn plan_rewrite(
             pieces.map(|(first, piece)| (log.group, *first, piece))
         })
     };
-    if pieces().any(|(group, _, piece)| piece.last > committed(group)) {
+    let is_open = |(group, _, piece): (GroupId, LogIndex, &Piece)| piece.last > committed(group);
+    if pieces().any(is_open) && !planted!(W13_UNCOMMITTED_REWRITTEN) {
+        mark!(W13_UNCOMMITTED_NOT_REWRITTEN);
         // What is not committed stays where it is, and with it the segment.
         return Vec::new();
     }
@@ -123,7 +133,9 @@ fn plan_rewrite(
         .filter_map(|(group, first, piece)| rewrite_of(index, group, first, piece))
         .collect();
     let bytes: u64 = rewrite.iter().map(|part| part.bytes).sum();
-    if bytes <= small_remainder_bytes(index.geometry()) { rewrite } else { Vec::new() }
+    let is_small = bytes <= small_remainder_bytes(index.geometry());
+    mark!(W13_SMALL_REMAINDER_FOUND if is_small && bytes > 0);
+    if is_small { rewrite } else { Vec::new() }
 }
 
 /// At most this much live data in a segment is worth rewriting.

@@ -138,6 +138,7 @@ impl Assembler {
                 if !self.carry_until(header.frame_bytes()) {
                     return None;
                 }
+                mark!(N12_FRAME_PUT_TOGETHER);
                 // `take`, not `split`: the carry must not keep the frame's memory alive.
                 let bytes = core::mem::take(&mut self.carry).freeze();
                 Some(self.checked(header, bytes))

@@ -256,9 +256,10 @@ impl FrameHeader {
             found_bytes: FRAME_HEADER_BYTES + body.len(),
         })?;
         let found = Checksum::of(covered);
-        if found == self.body_crc {
+        if found == self.body_crc || planted!(N08_BODY_NOT_CHECKED) {
             Ok(())
         } else {
+            mark!(N08_BODY_CHECKSUM_WRONG);
             Err(FrameError::BodyCrc { expected: self.body_crc, found })
         }
     }
@@ -276,11 +277,13 @@ pub(super) fn frame_bytes(from: &[u8], limit_bytes: usize) -> Result<usize, Fram
     let from = &from[..FRAME_HEADER_BYTES];
     let magic = get_u32(from, 0);
     if magic != MAGIC {
+        mark!(N08_MAGIC_WRONG);
         return Err(FrameError::Magic { found: magic });
     }
     let expected = Checksum::from_u32(get_u32(from, HEADER_CRC_AT));
     let found = Checksum::of(&from[..HEADER_CRC_AT]);
     if expected != found {
+        mark!(N08_HEADER_CHECKSUM_WRONG);
         return Err(FrameError::HeaderCrc { expected, found });
     }
     let frame_bytes = FRAME_HEADER_BYTES as u64 + u64::from(get_u32(from, 8));

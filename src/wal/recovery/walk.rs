@@ -2,7 +2,7 @@
 //!
 //! Apart so that the interface and the walk fit on a screen each.
 
-use super::super::format::{BlockError, BlockView, parse_block_of, parse_header_of};
+use super::super::format::{BlockError, BlockRole, BlockView, parse_block_of, parse_header_of};
 use super::super::planner::Resume;
 use super::super::record::Void;
 use super::{
@@ -47,6 +47,7 @@ impl Recovery {
         let (expected_bytes, found_bytes) =
             (self.geometry.segment_bytes, opener.open.segment_bytes);
         if expected_bytes != found_bytes {
+            mark!(O01_SEGMENT_SIZE_CHANGED_REFUSED);
             return Err(RecoverError::SegmentBytes { segment, expected_bytes, found_bytes });
         }
         let start = self.geometry.start_of(segment);
@@ -66,15 +67,23 @@ impl Recovery {
         let place = self.place(lsn);
         match error {
             BlockError::Foreign { expected, found } => {
+                mark!(W02_FOREIGN_LOG_REFUSED);
                 Err(RecoverError::Foreign { place, expected, found })
             }
-            BlockError::Version { found } => Err(RecoverError::TooNew { place, found }),
+            BlockError::Version { found } => {
+                mark!(O08_NEWER_FORMAT_REFUSED);
+                Err(RecoverError::TooNew { place, found })
+            }
             // Recycling moves files up only, so what is stale has a smaller LSN.
             BlockError::OtherLsn { found } if found > lsn => {
+                mark!(W02_MISPLACED_BLOCK_REFUSED);
                 Err(RecoverError::Misplaced { place, found })
             }
-            BlockError::OtherLsn { .. }
-            | BlockError::Short { .. }
+            BlockError::OtherLsn { .. } => {
+                mark!(W11_RECYCLED_BLOCK_IGNORED);
+                Ok(())
+            }
+            BlockError::Short { .. }
             | BlockError::Blank
             | BlockError::Magic { .. }
             | BlockError::HeaderCrc { .. }
@@ -99,7 +108,10 @@ impl Recovery {
             }
         }
         for segment in dead {
-            self.openers.remove(&segment);
+            mark!(W08_DISCARDED_OPENING_STAYS_DEAD);
+            if !planted!(W08_DISCARDED_OPENING_COUNTS) {
+                self.openers.remove(&segment);
+            }
         }
         for (segment, opener) in &self.openers {
             let start = self.geometry.start_of(*segment);
@@ -169,10 +181,14 @@ impl Recovery {
         }
         if let Some(odd) = self.odd_files.iter().find(|file| file.segment == segment) {
             let expected_bytes = self.geometry.segment_bytes;
+            mark!(W17_ODD_SIZE_REFUSED);
             return Err(RecoverError::Size { segment, expected_bytes, found_bytes: odd.bytes });
         }
         match self.unopened.get(&segment) {
-            None => Err(RecoverError::Missing { segment, needed_by }),
+            None => {
+                mark!(W17_MISSING_SEGMENT_REFUSED);
+                Err(RecoverError::Missing { segment, needed_by })
+            }
             Some(error) => Err(RecoverError::Corrupt {
                 place: self.place(self.geometry.start_of(segment)),
                 error: *error,
@@ -206,6 +222,7 @@ impl Recovery {
             Ok(block) if u64::from(block.total_bytes()) > room => {
                 Err(BlockError::Layout { offset: 32 })
             }
+            Ok(_) if planted!(W05_TORN_BATCH_TAKEN) => Ok(()),
             Ok(block) => block.verify(),
         };
         if let Err(error) = checked {
@@ -220,7 +237,10 @@ impl Recovery {
         let above = self.openers.range(self.geometry.segment_of(at).next()..);
         let void = above.map(|(_, opener)| opener.open.void).find(|void| void.contains(at));
         match void {
-            Some(void) if void.from == at => Ok(Some(void.to)),
+            Some(void) if void.from == at => {
+                mark!(W08_VOID_SKIPPED);
+                Ok(Some(void.to))
+            }
             // The log ended before here, said the one who wrote that opening.
             Some(_) => Err(RecoverError::Sequence { place: self.place(at) }),
             None => Ok(None),
@@ -240,6 +260,7 @@ impl Recovery {
         if block.durable_lsn() > self.watermark.0 {
             self.watermark = (block.durable_lsn(), at);
         }
+        mark!(W06_SEAL_REPLAYED if block.role() == BlockRole::Seal);
         self.index.apply(&block).map_err(|fault| RecoverError::Contradiction { place, fault })?;
         self.at = block.end();
         self.opening = open.map(|open| (open.part + 1, open.parts));
@@ -281,7 +302,9 @@ impl Recovery {
         if let Ok(header) = parse_header_of(self.window.from(at), at, self.identity_tag) {
             self.seen.blocks += 1;
             self.seen.until = at.plus(u64::from(header.total_bytes));
+            mark!(W05_SOUND_BLOCK_BEHIND_HOLE);
             if header.stamp.durable_lsn > self.watermark.0 {
+                mark!(W05_WATERMARK_BEHIND_HOLE);
                 self.watermark = (header.stamp.durable_lsn, at);
             }
             if at.bytes_since(self.window_start(hole, segment)) > self.window_bytes() {
@@ -312,10 +335,12 @@ impl Recovery {
     fn verdict(&mut self, hole: Hole) -> Outcome {
         let place = self.place(hole.lsn);
         let (watermark, proof) = self.watermark;
-        if hole.lsn < watermark {
+        if hole.lsn < watermark && !planted!(W05_CORRUPTION_IS_CUT) {
+            mark!(W05_CORRUPTION_REFUSED);
             return Err(RecoverError::Corrupt { place, error: hole.error, watermark, proof });
         }
         if let Some(valid) = self.seen.beyond {
+            mark!(W05_BEYOND_WINDOW_REFUSED);
             let window_bytes = self.window_bytes();
             return Err(RecoverError::BeyondWindow {
                 place,
@@ -336,6 +361,7 @@ impl Recovery {
                 Some(older)
                     if relied.is_none() || self.openers[&older].open.oldest < self.began =>
                 {
+                    mark!(W08_OLDER_OPENING_TRUSTED);
                     return self.begin_replay(older);
                 }
                 Some(_) => {}
@@ -351,9 +377,11 @@ impl Recovery {
     /// There is no whole opening: the log was being made when the node went down, or it is gone.
     fn never_opened(&mut self, hole: Option<Hole>) -> Outcome {
         if self.may == WalMay::NotBeEmpty {
+            mark!(W17_LOG_WITHOUT_OPENING_REFUSED);
             let files = self.files.len() + self.odd_files.len();
             return Err(RecoverError::Empty { files });
         }
+        mark!(W17_FRESH_LOG);
         self.index = Index::new(self.geometry);
         self.opened = None;
         let end = hole.map_or(Lsn::ZERO, |hole| hole.lsn);
@@ -378,6 +406,8 @@ impl Recovery {
             self.files.iter().copied().partition(|segment| holds(segment));
         spare.extend(self.odd_files.iter().map(|file| file.segment));
         spare.sort_unstable();
+        mark!(W05_TORN_TAIL_CUT if hole.is_some() && self.seen.blocks > 0);
+        mark!(W05_LOG_ENDS_CLEANLY if hole.is_some() && self.seen.blocks == 0);
         let cut = hole.filter(|_| self.seen.blocks > 0).map(|hole| Cut {
             lsn: hole.lsn,
             reason: hole.error,
@@ -406,7 +436,13 @@ impl Recovery {
             return Resume { segment: SegmentNo(0), void };
         };
         let in_flight = self.geometry.segment_of(end.plus(self.window_bytes()));
+        mark!(W08_RESUME_BEYOND_EVERY_FILE if in_flight <= highest);
         let segment = highest.max(in_flight).next();
+        let segment = if planted!(W08_RESUME_IN_NEXT_SEGMENT) {
+            self.geometry.segment_of(end).next()
+        } else {
+            segment
+        };
         Resume { segment, void: Void { from: end, to: self.geometry.start_of(segment) } }
     }
 
