@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::history::History;
 use super::mirror::Mirror;
 use super::record::RecordId;
 use super::truth::Truth;
@@ -50,6 +51,7 @@ pub(super) struct Watch {
 /// All truths. One per world.
 pub(super) struct Checker {
     truths: BTreeMap<GroupId, Truth>,
+    histories: BTreeMap<GroupId, History>,
     committed: BTreeMap<RecordId, (GroupId, LogIndex)>,
     refused: BTreeSet<RecordId>,
     quorum: usize,
@@ -60,7 +62,18 @@ impl Checker {
     pub(super) fn new(groups: u64, nodes: u16) -> Self {
         let truths = (1..=groups).map(GroupId::new).map(|g| (g, Truth::new(g))).collect();
         let quorum = usize::from(nodes) / 2 + 1;
-        Self { truths, committed: BTreeMap::new(), refused: BTreeSet::new(), quorum }
+        let histories = (1..=groups).map(GroupId::new).map(|g| (g, History::new(g))).collect();
+        Self { truths, histories, committed: BTreeMap::new(), refused: BTreeSet::new(), quorum }
+    }
+
+    /// What clients did with a group and heard of it.
+    pub(super) fn history(&mut self, group: GroupId) -> &mut History {
+        self.histories.get_mut(&group).expect("clients ask for groups that exist")
+    }
+
+    /// The end: could everything that the clients saw have happened one after the other?
+    pub(super) fn check_histories(&self) -> Check {
+        self.histories.values().try_for_each(History::check)
     }
 
     /// The truth of a group.

@@ -12,6 +12,7 @@ use core::time::Duration;
 
 use super::checker::Checker;
 use super::conns::Conn;
+use super::history::Entry;
 use super::plan::{LoadPlan, Plan};
 use super::record::{RECORD_BYTES_MIN, RecordId};
 use super::verdict::{Check, fail};
@@ -55,6 +56,8 @@ pub(super) struct Asked {
     slot: usize,
     serial: u64,
     want: Want,
+    /// Its place in the history of its log.
+    entry: Option<Entry>,
     /// The slot does not wait for it any more.
     given_up: bool,
 }
@@ -63,6 +66,11 @@ impl Asked {
     /// Whether nobody waits for the answer.
     pub(super) fn is_given_up(&self) -> bool {
         self.given_up || matches!(self.want, Want::Hello)
+    }
+
+    /// Its place in the history of its log.
+    fn entry(&self) -> Entry {
+        self.entry.expect("appends and reads have one")
     }
 
     /// The group and the records, if it is an append.
@@ -229,8 +237,14 @@ impl World {
         one.conns.insert((node, shard), conn);
         let mut frame = Vec::new();
         encode_hello(&mut frame, 0, &Hello::new(CLUSTER, "sim"));
-        let asked =
-            Asked { client: one.id, slot: 0, serial: 0, want: Want::Hello, given_up: false };
+        let asked = Asked {
+            client: one.id,
+            slot: 0,
+            serial: 0,
+            want: Want::Hello,
+            entry: None,
+            given_up: false,
+        };
         self.conns.get(conn).expect("just dialled").asked.insert(0, asked);
         self.send_to_node(conn, frame);
         conn
@@ -264,7 +278,15 @@ impl World {
                 encode_read(&mut frame, correlation, *group, &read);
             }
         }
-        let asked = Asked { client: one.id, slot, serial, want, given_up: false };
+        let entry = match &want {
+            Want::Hello => None,
+            Want::Append { group, request, sizes } => {
+                let ids = ids(one.id, *request, sizes.len());
+                Some(self.checker.history(*group).sends_append(&ids))
+            }
+            Want::Read { group, from, .. } => Some(self.checker.history(*group).sends_read(*from)),
+        };
+        let asked = Asked { client: one.id, slot, serial, want, entry, given_up: false };
         conn.asked.insert(correlation, asked);
         self.send_to_node(number, frame);
     }
@@ -315,11 +337,16 @@ impl World {
                 self.checker.acknowledges(*group, &ids, &reply)?;
                 let last = LogIndex::new(reply.first.get() + ids.len() as u64 - 1);
                 self.checker.acknowledged(*group, last)?;
+                self.checker.history(*group).acknowledged(asked.entry(), reply.first);
                 self.summary.appends_done += 1;
                 Answer::Done
             }
-            (Want::Read { group, from, must_see, .. }, Reply::Read(view)) => {
+            (Want::Read { group, from, must_see, consistency }, Reply::Read(view)) => {
                 let next = self.checker.read(*group, *from, *must_see, &view)?;
+                let strict = *consistency == Consistency::Linearizable;
+                let (commit, batches) = (view.head.commit, view.batches);
+                let history = self.checker.history(*group);
+                history.answered(asked.entry(), commit, batches, strict)?;
                 self.summary.reads += 1;
                 Answer::Read { next, commit: view.head.commit }
             }
@@ -347,6 +374,9 @@ impl World {
             }
             Outcome::Done(()) => fail!(Protocol, "an error reply says done: {error:?}"),
         };
+        if let Want::Append { group, .. } | Want::Read { group, .. } = &asked.want {
+            self.checker.history(*group).strike(asked.entry());
+        }
         let one = &mut self.clients[client];
         if let Refusal::NotLeader { hint } = refusal
             && let Want::Append { group, .. } | Want::Read { group, .. } = &asked.want

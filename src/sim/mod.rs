@@ -24,9 +24,11 @@ mod disk;
 mod net;
 
 mod checker;
+mod history;
 mod mirror;
 mod promise;
 mod truth;
+mod wgl;
 
 mod queue;
 mod record;

@@ -43,6 +43,16 @@ impl RecordId {
         record
     }
 
+    /// The name as a number, for who keeps many. Never zero: requests are counted from 1.
+    pub(super) fn token(self) -> u64 {
+        self.0
+    }
+
+    /// The record with this number.
+    pub(super) fn of_token(token: u64) -> Self {
+        Self(token)
+    }
+
     /// Which record this is, if it is one and whole.
     pub(super) fn of(record: &[u8]) -> Option<Self> {
         if record.len() < RECORD_BYTES_MIN {

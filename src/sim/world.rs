@@ -179,7 +179,7 @@ impl World {
             }
             self.run_until(self.queue.now().after(AUDIT_EVERY))?;
         }
-        Ok(())
+        self.checker.check_histories()
     }
 
     fn run_until(&mut self, end: Moment) -> Result<(), Failure> {
