@@ -123,6 +123,7 @@ impl World {
             direct_frame_bytes_min: DIRECT_BYTES,
             peer_credit_bytes: 4 * u64::from(self.geometry.block_bytes_max),
             segments_ahead: 1,
+            segments_at_start: 0,
             retention: self.retention,
             facts: WorldFacts::default(),
             seed: 1000 * boot + u64::from(id.get()),

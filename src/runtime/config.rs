@@ -62,6 +62,9 @@ pub struct NodeConfig {
     pub writes_in_flight: u32,
     /// Segments kept ready ahead of the one being written.
     pub segments_ahead: u32,
+    /// Segments made at the start beyond the first, and not made up for as they are used: for a
+    /// measurement that knows how much log it will write. 0 leaves it to `segments_ahead`.
+    pub segments_at_start: u32,
     /// Bytes of a group's log that are kept; 0 keeps all.
     pub retention_bytes_per_group: u64,
     /// Records of a group's log that are kept; 0 keeps all.
@@ -98,6 +101,7 @@ impl NodeConfig {
             block_target_bytes: 256 << 10,
             writes_in_flight: 4,
             segments_ahead: 2,
+            segments_at_start: 0,
             retention_bytes_per_group: 0,
             retention_records_per_group: 0,
             timing: Timing::default(),

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::datadir::mark_begun;
 use super::inbox::Inbox;
@@ -62,6 +63,8 @@ pub(super) struct Disk {
     /// By slot, for completions.
     segment_of: Vec<SegmentNo>,
     operations: u64,
+    /// Bytes of log written since the start, for the worker, which makes way for them.
+    log_bytes: Arc<AtomicU64>,
     /// Reads for which no slot was free.
     waiting: VecDeque<WantedRead>,
     /// Reused by `reap`.
@@ -80,6 +83,7 @@ impl Disk {
             free: (0..FILES_MAX).rev().map(FileSlot).collect(),
             segment_of: vec![SegmentNo::default(); FILES_MAX as usize],
             operations: 0,
+            log_bytes: Arc::default(),
             waiting: VecDeque::new(),
             done: Vec::new(),
             has_written: false,
@@ -110,6 +114,7 @@ impl Disk {
         // A log writes to two segments at most and reads hold at most eight, so one of the 64
         // slots can always be freed.
         let slot = self.slot(segment)?.ok_or_else(|| io::Error::other("no file slot is free"))?;
+        self.log_bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
         self.ring.write(write.get(), slot, offset, block);
         Ok(())
     }
@@ -196,6 +201,7 @@ impl Disk {
             segment,
             recycle,
             segment_bytes: self.setup.segment_bytes,
+            log_bytes: Arc::clone(&self.log_bytes),
         };
         let inbox = Arc::clone(&self.setup.inbox);
         let job = move || {

@@ -439,6 +439,7 @@ fn shard_config(
         },
         facts,
         segments_ahead: u64::from(config.segments_ahead.max(1)),
+        segments_at_start: u64::from(config.segments_at_start),
         seed,
     }
 }

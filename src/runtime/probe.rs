@@ -217,6 +217,7 @@ fn write(
         segment,
         recycle: None,
         segment_bytes: FILE_BYTES,
+        log_bytes: std::sync::Arc::default(),
     };
     let file = preparation.run().map_err(|fault| error_of(&fault));
     let ready = file.and_then(|file| {

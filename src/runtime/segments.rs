@@ -10,6 +10,10 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use super::datadir::sync_directory;
 use super::error::EnvironmentError;
@@ -20,6 +24,10 @@ use crate::wal::SegmentNo;
 
 /// One write of zeros.
 const ZEROS_BYTES: usize = 1 << 20;
+/// How far zeros may be ahead of a log that is being written, in bytes for each of its bytes.
+const ZEROS_PER_LOG_BYTE: u64 = 2;
+/// A log that has not grown for this long leaves the device to the zeros.
+const LOG_STANDS_STILL: Duration = Duration::from_millis(2);
 /// What a file is called until it is whole.
 const UNFINISHED_SUFFIX: &str = ".new";
 
@@ -127,6 +135,8 @@ pub(super) struct Preparation {
     /// A dead segment whose file becomes this one's.
     pub(super) recycle: Option<SegmentNo>,
     pub(super) segment_bytes: u64,
+    /// How much log the shard has written so far.
+    pub(super) log_bytes: Arc<AtomicU64>,
 }
 
 impl Preparation {
@@ -172,13 +182,32 @@ impl Preparation {
         reserve(&file, self.segment_bytes)?;
         let chunk = usize::try_from(self.segment_bytes).unwrap_or(usize::MAX).min(ZEROS_BYTES);
         let zeros = Arena::new(1, chunk).take(chunk).expect("a new arena has its one block");
-        let mut left = self.segment_bytes;
-        while left > 0 {
+        let start = self.log_bytes.load(Ordering::Relaxed);
+        let mut done = 0;
+        while done < self.segment_bytes {
+            self.let_the_log_go_first(done, start);
+            let left = self.segment_bytes - done;
             let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(chunk);
             file.write_all(&zeros[..bytes])?;
-            left -= bytes as u64;
+            done += bytes as u64;
         }
         file.sync_all()
+    }
+
+    /// Waits while the log is being written and the zeros are twice as far as it is since they
+    /// were begun. So they take a bounded share of the device, are there when half a segment of
+    /// log is, and are as fast as the device while the log stands still.
+    #[expect(clippy::disallowed_methods, reason = "a worker's thread may wait")]
+    fn let_the_log_go_first(&self, done: u64, start: u64) {
+        let mut seen = self.log_bytes.load(Ordering::Relaxed);
+        while done > ZEROS_PER_LOG_BYTE * (seen - start) {
+            thread::sleep(LOG_STANDS_STILL);
+            let now = self.log_bytes.load(Ordering::Relaxed);
+            if now == seen {
+                return;
+            }
+            seen = now;
+        }
     }
 }
 
@@ -225,6 +254,7 @@ mod tests {
             segment: SegmentNo(segment),
             recycle: recycle.map(SegmentNo),
             segment_bytes: 256 << 10,
+            log_bytes: Arc::default(),
         }
     }
 
@@ -251,6 +281,27 @@ mod tests {
         remove(directory, SegmentNo(7)).unwrap();
         remove(directory, SegmentNo(7)).unwrap();
         assert_eq!(list(directory, Access::Direct).unwrap(), [sizes[1]]);
+    }
+
+    #[test]
+    fn zeros_make_way_for_a_log_that_is_being_written() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let mut preparation = prepare(temp.path(), 1, None);
+        preparation.segment_bytes = 8 << 20;
+        let log = Arc::clone(&preparation.log_bytes);
+        let making = thread::spawn(move || preparation.run().map(drop));
+        // A log that grows slowly all the time: the zeros may not run ahead of it.
+        let unfinished = temp.path().join("wal-segment-00001.log.new");
+        let mut grown = 0;
+        while !making.is_finished() {
+            log.fetch_add(64 << 10, Ordering::Relaxed);
+            grown += 64 << 10;
+            thread::sleep(LOG_STANDS_STILL / 4);
+        }
+        making.join().unwrap().unwrap();
+        assert!(!unfinished.exists());
+        let least = (8 << 20) / ZEROS_PER_LOG_BYTE - 2 * ZEROS_BYTES as u64;
+        assert!(grown >= least, "{grown} bytes of log before the zeros were done");
     }
 
     #[test]

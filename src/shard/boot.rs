@@ -53,7 +53,8 @@ impl Shard {
         let peers = nodes.iter().copied().filter(|node| *node != config.node);
         let links = Links::new(peers, list.len());
         let planner = Planner::new(config.geometry, &identity, resume)
-            .with_segments_ahead(config.segments_ahead);
+            .with_segments_ahead(config.segments_ahead)
+            .with_segments_at_start(config.segments_at_start);
         let mut store = Store::new(identity, planner, index, config.device_writes_max);
         store.segments.extend(kept);
         store.spare.extend(spare);

@@ -85,6 +85,8 @@ pub struct ShardConfig {
     pub peer_credit_bytes: u64,
     /// Segment files kept ready beyond the one being written, at least 1.
     pub segments_ahead: u64,
+    /// Segment files made once at the start, beyond the first: for a known volume of log.
+    pub segments_at_start: u64,
     /// How much log is kept.
     pub retention: RetentionLimits,
     /// What the world says about itself.

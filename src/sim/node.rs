@@ -344,6 +344,7 @@ impl World {
                 records_per_group: 0,
             },
             segments_ahead: plan.segments_ahead,
+            segments_at_start: 0,
             facts: WorldFacts::default(),
             seed,
         }

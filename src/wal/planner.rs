@@ -97,6 +97,8 @@ pub struct Planner {
     pub(super) boot_until: Option<Lsn>,
     /// How many segments are wanted beyond the current one.
     pub(super) segments_ahead: u64,
+    /// Segments up to this one are wanted whatever is being written.
+    pub(super) wanted_at_start: SegmentNo,
     /// Segments below this one were asked for.
     pub(super) wanted_below: SegmentNo,
     /// Segments that could not be made when they were asked for, ascending.
@@ -128,6 +130,7 @@ impl Planner {
             parts_left: 0,
             boot_until: None,
             segments_ahead: 1,
+            wanted_at_start: resume.segment,
             wanted_below: resume.segment,
             failed: VecDeque::new(),
             ready: VecDeque::new(),
@@ -143,6 +146,15 @@ impl Planner {
     pub fn with_segments_ahead(mut self, segments: u64) -> Self {
         assert!(segments > 0, "{segments} segments ahead");
         self.segments_ahead = segments;
+        self
+    }
+
+    /// The same planner, with `segments` files beyond the first wanted once, before anything is
+    /// written: each spares the device its zeros while it is busy with the log. They are not made
+    /// up for as they are used.
+    #[must_use]
+    pub fn with_segments_at_start(mut self, segments: u64) -> Self {
+        self.wanted_at_start = SegmentNo(self.wanted_at_start.0 + segments);
         self
     }
 
@@ -384,7 +396,8 @@ impl Planner {
             mark!(D09_SEGMENT_WANTED_AGAIN);
             return Some(again);
         }
-        let up_to = self.current_segment().0 + self.segments_ahead;
+        let ahead = self.current_segment().0 + self.segments_ahead;
+        let up_to = ahead.max(self.wanted_at_start.0);
         if self.wanted_below.0 > up_to {
             return None;
         }

@@ -129,7 +129,7 @@ impl Cluster {
             .map_err(|error| Failure::io("cannot find this program's own file", &error))?;
         let mut command = Command::new(program);
         command.arg(node::SUBCOMMAND).arg("--config").arg(&path);
-        command.arg("--segments-ahead").arg(need.segments_per_shard.to_string());
+        command.arg("--segments-at-start").arg(need.segments_per_shard.to_string());
         if let Some(profile) = &embedded.profile {
             command.arg("--profile").arg(profile);
         }

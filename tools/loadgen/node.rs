@@ -35,7 +35,7 @@ pub(crate) struct NodeArgs {
     #[arg(long)]
     profile: Option<String>,
     #[arg(long)]
-    segments_ahead: u32,
+    segments_at_start: u32,
 }
 
 /// The configuration file of one node.
@@ -134,7 +134,7 @@ pub(crate) fn config_of(file: &NodeFile, profile_name: Option<&str>) -> Result<C
 pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let profile = profile(args.profile.as_deref())?;
     let config = Config::load(&args.config, profile).map_err(|problems| bad(&problems))?;
-    let config = NodeConfig { segments_ahead: args.segments_ahead, ..node_config(&config) };
+    let config = NodeConfig { segments_at_start: args.segments_at_start, ..node_config(&config) };
     let code = |code: runtime::ExitCode| Exit::from_child(code.code());
     runtime::format(&config)
         .map_err(|error| Failure::new(code(error.exit_code()), error.to_string()))?;
@@ -194,6 +194,7 @@ fn node_config(config: &Config) -> NodeConfig {
         block_target_bytes: config.wal.block_target_bytes,
         writes_in_flight: config.wal.writes_in_flight,
         segments_ahead: config.wal.segments_ahead,
+        segments_at_start: 0,
         retention_bytes_per_group: config.retention.bytes_per_group.unwrap_or(0),
         retention_records_per_group: config.retention.records_per_group.unwrap_or(0),
         timing: Timing {

@@ -122,6 +122,29 @@ fn an_idle_log_is_sealed_once() {
 }
 
 #[test]
+fn what_is_made_at_the_start_is_not_made_up_for() {
+    let mut planner = opened().with_segments_at_start(4);
+    let mut wanted = Vec::new();
+    let mut writing = 2;
+    // The log moves on from segment to segment; each is full with one roll's block in it.
+    loop {
+        while let Some(segment) = planner.segment_wanted() {
+            planner.segment_ready(segment);
+            wanted.push((writing, segment.0));
+        }
+        if writing == 7 {
+            break;
+        }
+        planner.roll(1);
+        let placement = planner.place_part(4096, at(writing));
+        planner.on_write_done(placement.write, at(writing));
+        writing += 1;
+    }
+    // 4, 5 and 6 at once; then nothing until only one is left ahead, as without them.
+    assert_eq!(wanted, [(2, 4), (2, 5), (2, 6), (6, 7), (7, 8)]);
+}
+
+#[test]
 fn a_segment_that_could_not_be_made_is_wanted_again() {
     let void = Void::default();
     let mut planner = Planner::new(GEOMETRY, &identity(), Resume { segment: SegmentNo(0), void });
