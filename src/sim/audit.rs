@@ -5,12 +5,19 @@
 //! every record of it against the truth. Meanwhile every replica must come to commit all that is
 //! committed. Does not: make faults; there are none any more.
 
+use core::time::Duration;
+
 use super::clients::{Answer, Client, Want};
+use super::node::Node;
 use super::record::RECORD_BYTES_MIN;
 use super::verdict::{Check, Failure, Oracle};
 use super::world::{World, node_id};
 use crate::model::{GroupId, LogIndex};
+use crate::raft::RoleName;
 use crate::wire::client::Consistency;
+
+/// How long the healed world is watched at rest.
+const RESTS: Duration = Duration::from_millis(700);
 
 /// How far the auditor is with one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +97,48 @@ impl World {
             }
             (stage, _) => stage,
         };
+    }
+
+    /// The healed world comes to rest: with nobody asking for anything every group keeps its one
+    /// leader, and no office changes hands.
+    pub(super) fn rests(&mut self) -> Check {
+        let (elections, leaders) = (self.summary.elections, self.offices());
+        let alive = self.nodes.iter().filter(|node| !node.refused).count();
+        if alive <= self.nodes.len() / 2 {
+            return Ok(());
+        }
+        self.run_until(self.queue.now().after(RESTS))?;
+        let (more, after) = (self.summary.elections - elections, self.offices());
+        if more > 0 || leaders != after {
+            let detail = format_args!("{more} elections at rest: {leaders:?}, {after:?}");
+            return Err(Failure::new(Oracle::Liveness, detail));
+        }
+        if let Some((slot, _)) = after.iter().enumerate().find(|(_, places)| places.len() != 1) {
+            let detail = format_args!("{:?} is led by {:?}", group_of(slot), after[slot]);
+            return Err(Failure::new(Oracle::Liveness, detail));
+        }
+        Ok(())
+    }
+
+    /// By group, the places of the nodes that lead it.
+    fn offices(&mut self) -> Vec<Vec<usize>> {
+        let groups = (1..=self.plan.groups).map(GroupId::new);
+        groups.map(|group| self.leaders_of(group)).collect()
+    }
+
+    /// Where the first group is led.
+    pub(super) fn leaders(&mut self) -> Vec<usize> {
+        self.leaders_of(group_of(0))
+    }
+
+    fn leaders_of(&mut self, group: GroupId) -> Vec<usize> {
+        let shard = self.shard_of(group);
+        let leads = |node: &mut Node| {
+            let live = node.live(shard)?;
+            live.shard.group(group).map(|raft| raft.role() == RoleName::Leader)
+        };
+        let nodes = self.nodes.iter_mut().enumerate();
+        nodes.filter_map(|(at, node)| leads(node).unwrap_or(false).then_some(at)).collect()
     }
 
     /// A living replica that has not committed everything that is committed.

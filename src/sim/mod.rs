@@ -19,6 +19,7 @@ mod links;
 mod audit;
 mod chaos;
 mod clients;
+mod graphs;
 
 mod disk;
 mod net;
@@ -34,6 +35,7 @@ mod queue;
 mod record;
 mod trace;
 
+pub use graphs::{Graph, GraphSummary, run_graph};
 pub use plan::{Between, ChaosPlan, DiskPlan, LoadPlan, NetPlan, Plan, Recurring};
 pub use trace::Sink;
 pub use verdict::{Failure, Fault, Oracle, Summary, Tally};

@@ -56,6 +56,11 @@ impl Trace {
         }
     }
 
+    /// Gives the reader back.
+    pub(super) fn into_sink(self) -> Option<Sink> {
+        self.sink
+    }
+
     /// Whether somebody reads the lines, so that costly ones are made only then.
     pub(super) fn is_read(&self) -> bool {
         self.sink.is_some()

@@ -127,7 +127,7 @@ pub fn run(plan: &Plan, sink: Option<Sink>) -> Result<Summary, Failure> {
 }
 
 impl World {
-    fn new(plan: &Plan, sink: Option<Sink>) -> Self {
+    pub(super) fn new(plan: &Plan, sink: Option<Sink>) -> Self {
         let mut root = Prng::new(plan.root);
         let prng = Prngs {
             turn: root.fork(),
@@ -172,17 +172,24 @@ impl World {
         let calm = Moment::ZERO.after(self.plan.chaos.lasts);
         self.run_until(calm)?;
         self.heal()?;
-        let deadline = calm.after(HEALED_WITHIN);
+        self.audit_all()?;
+        self.rests()?;
+        self.checker.check_histories()
+    }
+
+    /// The healed world must answer everything and agree in time.
+    pub(super) fn audit_all(&mut self) -> Result<(), Failure> {
+        let deadline = self.queue.now().after(HEALED_WITHIN);
         while !self.audited()? {
             if deadline <= self.queue.now() {
                 return Err(self.not_live());
             }
             self.run_until(self.queue.now().after(AUDIT_EVERY))?;
         }
-        self.checker.check_histories()
+        Ok(())
     }
 
-    fn run_until(&mut self, end: Moment) -> Result<(), Failure> {
+    pub(super) fn run_until(&mut self, end: Moment) -> Result<(), Failure> {
         while let Some(event) = self.queue.next(end) {
             self.handle(event)?;
             assert!(self.trace.events() < EVENTS_MAX, "the world does not come to rest");
@@ -217,7 +224,7 @@ impl World {
     }
 
     /// Prints what every shard says of itself, for whoever looks for the reason of a failure.
-    fn say_status(&mut self) {
+    pub(super) fn say_status(&mut self) {
         if !self.trace.is_read() {
             return;
         }
