@@ -144,6 +144,34 @@ fn rewriting_forward_survives_a_crash_at_each_step() {
     assert!(rewritten > 100, "{rewritten} batches rewritten");
 }
 
+/// W-08: an opening of several blocks is cut off between them, at the first start of a log, at a
+/// later start and at an ordinary roll, again and again before anything else is written.
+#[test]
+fn an_opening_of_several_blocks_is_cut_off_again_and_again() {
+    let mut cut_in_openings = 0;
+    for seed in 0..120 {
+        let mut world = World::new(SMALL, 320, seed);
+        for life in 0..6 {
+            if life % 3 == 1 {
+                world.complete_all();
+                let segment = SMALL.segment_of(world.planner.next_lsn());
+                while SMALL.segment_of(world.planner.next_lsn()) == segment {
+                    world.write_block(&[append(1 + seed % 320, 2, 3000), append(7, 1, 900)]);
+                }
+            }
+            let sectors = world.disk.sectors().len() as u64;
+            let prefix = world.prng.below(sectors + 2);
+            let mut chance = world.prng.fork();
+            let scattered = chance.chance(1, 3);
+            world = world.crash_and_restart(|sector| {
+                (sector as u64) < prefix || (scattered && chance.chance(1, 2))
+            });
+            cut_in_openings += u64::from(prefix > 0 && prefix < sectors);
+        }
+    }
+    assert!(cut_in_openings > 100, "{cut_in_openings} of them");
+}
+
 /// Where the live bytes of a recovered log are: everything that some checksum covers.
 fn live_ranges(world: &World) -> Vec<(SegmentNo, core::ops::Range<usize>, Lsn)> {
     let recovered = again(&world.disk).expect("sound");

@@ -108,6 +108,17 @@ impl ModelGroup {
 
 pub(crate) type Model = BTreeMap<GroupId, ModelGroup>;
 
+/// Whether `found` has everything that `promised` has. It may reach further back: a trim is no
+/// promise, and holds only once an opening that knows of it is whole.
+fn holds_all(found: &Model, promised: &Model) -> bool {
+    promised.iter().all(|(group, promised)| {
+        let found = &found[group];
+        found.hard_state == promised.hard_state
+            && found.last() == promised.last()
+            && found.batches.ends_with(&promised.batches)
+    })
+}
+
 /// The state of the model behind a block.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
@@ -128,6 +139,8 @@ pub(crate) struct World {
     pub(crate) history: Vec<Snapshot>,
     /// Snapshots up to this one are acknowledged.
     pub(crate) acked: usize,
+    /// Something else than an opening was issued: there must be a log from now on (W-17).
+    begun: bool,
     /// Openings whose last block is not durable: that block's write and what it still needs.
     openings: Vec<(WriteSeq, SegmentNo)>,
     opened_oldest: Option<SegmentNo>,
@@ -213,6 +226,7 @@ impl World {
             history: vec![Snapshot { end: recovered.end, model: model.clone() }],
             model,
             acked: 0,
+            begun: false,
             openings: Vec::new(),
             opened_oldest: None,
             spare: recovered.spare.into_iter().collect(),
@@ -243,16 +257,16 @@ impl World {
             }
         }
         let mut next = Self::start(before.geometry, disk, recovered, model, Prng::new(seed));
+        next.begun = before.begun;
         next.recycled = before.recycled;
         next.rewritten = before.rewritten;
         next.next_record = before.next_record + 1_000_000;
         next
     }
 
-    /// Until the first opening is durable the log may be empty.
+    /// Until the first opening is durable the log may be empty, and nothing else is issued.
     pub(crate) fn may(&self) -> WalMay {
-        let born = self.history[0].end == Lsn::ZERO && self.acked == 0;
-        if born { WalMay::BeEmpty } else { WalMay::NotBeEmpty }
+        if self.begun { WalMay::NotBeEmpty } else { WalMay::BeEmpty }
     }
 
     /// What was recovered must be the state behind one of the blocks placed, at or after the last
@@ -262,8 +276,8 @@ impl World {
         let found = self.history.iter().rposition(|snapshot| snapshot.end == recovered.end);
         let found = found.unwrap_or_else(|| panic!("{:?} is no block's end", recovered.end));
         let model = &self.history[found].model;
-        // A block that changed nothing, such as a seal, may be lost.
-        let is_all = self.acked <= found || *model == self.history[self.acked].model;
+        // A block that changed nothing, such as a seal or a part of an opening, may be lost.
+        let is_all = self.acked <= found || holds_all(model, &self.history[self.acked].model);
         assert!(is_all, "acknowledged {}, recovered {found}", self.acked);
         if recovered.groups.is_empty() {
             assert!(self.may() == WalMay::BeEmpty, "a log vanished");
@@ -415,6 +429,7 @@ impl World {
             self.model = model;
         }
         let placement = self.planner.place(bytes, role, self.now);
+        self.begun = true;
         let closed = builder.close(placement.stamp);
         self.write(closed.buf[..closed.total_bytes as usize].to_vec(), placement);
     }
@@ -615,6 +630,7 @@ impl World {
         // The roll may have trimmed nothing: only its checkpoint was written.
         self.model = after;
         let placement = self.planner.place(bytes, BlockRole::Data, self.now);
+        self.begun = true;
         let state = self.model[&group].hard_state;
         let record = Record::HardState { group, replica: REPLICA, state };
         claim_frame(&mut frame, area, &entries, &[record], placement.stamp).expect("room for one");

@@ -110,6 +110,15 @@ pub enum RecoverError {
         /// The size it was written with.
         found_bytes: u64,
     },
+    /// A sound opening that claims more bytes in flight than any planner allows.
+    Window {
+        /// The opening.
+        place: Place,
+        /// What it claims.
+        window_bytes: u64,
+        /// The size of a segment, into which the window must fit.
+        segment_bytes: u64,
+    },
     /// Sound blocks that cannot follow each other: an opening out of order, or blocks where none
     /// can be.
     Sequence {
@@ -144,6 +153,7 @@ impl RecoverError {
             Self::Corrupt { .. }
             | Self::BeyondWindow { .. }
             | Self::Misplaced { .. }
+            | Self::Window { .. }
             | Self::Sequence { .. }
             | Self::Contradiction { .. } => {
                 "nothing was altered; keep the directory for examination (walcat), remove this \
@@ -207,6 +217,11 @@ impl fmt::Display for RecoverError {
                 "segment {} was written with segments of {found_bytes} bytes, configured are \
                  {expected_bytes}",
                 segment.file_name()
+            )?,
+            Self::Window { place, window_bytes, segment_bytes } => write!(
+                f,
+                "impossible opening at {place}: it says that {window_bytes} bytes could be in \
+                 flight, and a segment has {segment_bytes}"
             )?,
             Self::Sequence { place } => {
                 write!(f, "block out of sequence at {place}: sound, but it cannot stand there")?;

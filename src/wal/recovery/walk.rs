@@ -58,6 +58,12 @@ impl Recovery {
         if !begins || !window_fits || opener.open.oldest > segment {
             return Err(RecoverError::Sequence { place: self.place(start) });
         }
+        // No planner has such a window, and positions are about to be computed with it.
+        let window_bytes = opener.open.window_bytes;
+        if window_bytes >= self.geometry.segment_bytes {
+            let place = self.place(start);
+            return Err(RecoverError::Window { place, window_bytes, segment_bytes: found_bytes });
+        }
         self.openers.insert(segment, opener);
         Ok(())
     }
@@ -371,7 +377,19 @@ impl Recovery {
         self.index
             .check_complete()
             .map_err(|fault| RecoverError::Contradiction { place, fault })?;
-        Ok(Progress::Done(Box::new(self.recovered(hole.lsn, Some(hole)))))
+        let end = self.end_before(hole);
+        Ok(Progress::Done(Box::new(self.recovered(end, Some(hole)))))
+    }
+
+    /// Where the log ends if it breaks off at `hole`. An opening counts as a whole or not at all:
+    /// one that breaks off between its blocks takes those before the hole with it. If the void of
+    /// the next start began behind them, they would stand in the log with their rest missing.
+    fn end_before(&mut self, hole: Hole) -> Lsn {
+        let Some((parts_taken, _)) = self.opening else { return hole.lsn };
+        self.seen.blocks += u64::from(parts_taken);
+        self.seen.until = self.seen.until.max(hole.lsn);
+        let segment = self.geometry.segment_of(Lsn::new(hole.lsn.get() - 1));
+        self.openers[&segment].open.void.from
     }
 
     /// There is no whole opening: the log was being made when the node went down, or it is gone.
@@ -384,8 +402,9 @@ impl Recovery {
         mark!(W17_FRESH_LOG);
         self.index = Index::new(self.geometry);
         self.opened = None;
-        let end = hole.map_or(Lsn::ZERO, |hole| hole.lsn);
-        Ok(Progress::Done(Box::new(self.recovered(end, hole))))
+        // Nothing exists, whatever stands in the files: a sound first block of an opening that
+        // was cut off behind it must not be a part of the log that begins now.
+        Ok(Progress::Done(Box::new(self.recovered(Lsn::ZERO, hole))))
     }
 
     fn recovered(&mut self, end: Lsn, hole: Option<Hole>) -> Recovered {
@@ -409,7 +428,7 @@ impl Recovery {
         mark!(W05_TORN_TAIL_CUT if hole.is_some() && self.seen.blocks > 0);
         mark!(W05_LOG_ENDS_CLEANLY if hole.is_some() && self.seen.blocks == 0);
         let cut = hole.filter(|_| self.seen.blocks > 0).map(|hole| Cut {
-            lsn: hole.lsn,
+            lsn: end,
             reason: hole.error,
             discarded_blocks: self.seen.blocks,
             discarded_until: self.seen.until,
