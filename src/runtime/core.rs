@@ -197,13 +197,6 @@ impl Core {
     /// to the kernel, and replies after it: peers have the longer way to go.
     fn act(&self) -> io::Result<()> {
         let mut effects = core::mem::take(&mut *self.effects.borrow_mut());
-        let speaks = effects
-            .list
-            .iter()
-            .any(|effect| matches!(effect, Effect::SendPeer { .. } | Effect::SendClient { .. }));
-        if speaks {
-            self.disk.borrow_mut().before_speaking()?;
-        }
         for effect in effects.list.drain(..) {
             self.carry_out(effect)?;
         }

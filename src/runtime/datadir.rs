@@ -313,19 +313,20 @@ impl DataDir {
         shard_path(&self.directory, shard)
     }
 
-    /// The file whose existence says that `shard` has durable blocks.
+    /// The file whose existence says that the log of `shard` has been opened, durably.
     pub(super) fn begun_path(&self, shard: ShardId) -> PathBuf {
         self.directory.join(format!("shard-{:02}.begun", shard.get()))
     }
 
-    /// Whether `shard` has ever completed a block write (W-17): if so, an empty log is a loss.
+    /// Whether `shard` has ever issued a block behind its first opening (W-17): if so, that opening
+    /// is durable, and an empty log is a loss.
     pub fn has_begun(&self, shard: ShardId) -> bool {
         self.begun_path(shard).exists()
     }
 }
 
-/// Makes the fact durable that a shard has a durable block. Called between its first completion
-/// ever and the moment the shard hears of it, so before anything can be acknowledged.
+/// Makes the fact durable that a shard's log has been opened. Called after the opening is durable
+/// and before any other block is issued, so before anything can be acknowledged.
 pub(super) fn mark_begun(path: &Path) -> io::Result<()> {
     OpenOptions::new()
         .create(true)

@@ -21,14 +21,14 @@ use super::worker::Worker;
 use crate::base::{Arena, BlockBuf, Slice};
 use crate::model::WriteSeq;
 use crate::shard::{Input, Inputs, IoFault, ReadSeq};
-use crate::wal::SegmentNo;
+use crate::wal::{BlockHeader, BlockRole, SegmentNo};
 
 /// What a shard's device needs to know.
 pub(super) struct DiskSetup {
     pub(super) directory: PathBuf,
     pub(super) access: Access,
     pub(super) segment_bytes: u64,
-    /// The mark to make at the first completed write, if it is not there yet.
+    /// The mark to make before the first block that is no opening, if it is not there yet.
     pub(super) begin: Option<PathBuf>,
     /// Makes and removes files.
     pub(super) worker: Worker,
@@ -69,8 +69,6 @@ pub(super) struct Disk {
     waiting: VecDeque<WantedRead>,
     /// Reused by `reap`.
     done: Vec<Completion>,
-    /// A write has completed since the start.
-    has_written: bool,
 }
 
 impl Disk {
@@ -86,7 +84,6 @@ impl Disk {
             log_bytes: Arc::default(),
             waiting: VecDeque::new(),
             done: Vec::new(),
-            has_written: false,
         })
     }
 
@@ -103,7 +100,8 @@ impl Disk {
     /// Starts a durable block write at the next [`Disk::submit`].
     ///
     /// # Errors
-    /// If the segment cannot be opened, which ends the shard: its completion will never come.
+    /// If the segment cannot be opened, or the mark of a begun log cannot be made. Either ends the
+    /// shard: the write's completion will never come.
     pub(super) fn write(
         &mut self,
         write: WriteSeq,
@@ -111,6 +109,7 @@ impl Disk {
         offset: u64,
         block: Slice,
     ) -> io::Result<()> {
+        self.begin_before(&block)?;
         // A log writes to two segments at most and reads hold at most eight, so one of the 64
         // slots can always be freed.
         let slot = self.slot(segment)?.ok_or_else(|| io::Error::other("no file slot is free"))?;
@@ -158,7 +157,6 @@ impl Disk {
                 Completion::Write { number, file, result } => {
                     self.release(file);
                     let write = WriteSeq::new(number);
-                    self.has_written |= result.is_ok();
                     match result {
                         Ok(()) => Input::WriteDone { write },
                         Err(fault) => Input::WriteFailed { write, fault },
@@ -310,21 +308,19 @@ impl Disk {
         open.in_use -= 1;
     }
 
-    /// Called before the shard says anything to anybody. Once a block of a new log is durable,
-    /// what is said may rest on it, so W-17 must know from now on that an empty log is a loss.
-    /// Blocks the shard, once in the life of a data directory.
-    ///
-    /// # Errors
-    /// If the mark cannot be made: then nothing may be said.
-    pub(super) fn before_speaking(&mut self) -> io::Result<()> {
-        match &self.setup.begin {
-            Some(path) if self.has_written => {
-                mark_begun(path)?;
-                self.setup.begin = None;
-                Ok(())
-            }
-            Some(_) | None => Ok(()),
+    /// Nothing but the first opening is issued before that is durable (W-08), and nobody hears of
+    /// anything before that either. So from the first other block on an empty log is a loss
+    /// (W-17), and until then it is a beginning that a crash may have cut off anywhere. Blocks
+    /// the shard, once in the life of a data directory.
+    fn begin_before(&mut self, block: &Slice) -> io::Result<()> {
+        let Some(path) = &self.setup.begin else { return Ok(()) };
+        let opens =
+            BlockHeader::decode(block).is_ok_and(|head| head.stamp.role == BlockRole::SegmentOpen);
+        if !opens {
+            mark_begun(path)?;
+            self.setup.begin = None;
         }
+        Ok(())
     }
 }
 
@@ -333,6 +329,7 @@ mod tests {
     use core::task::{Context, Waker};
 
     use super::*;
+    use crate::wal::{BlockBuilder, Lsn, Record, SegmentOpen, Stamp, Void};
 
     const SEGMENT_BYTES: u64 = 256 << 10;
 
@@ -383,6 +380,23 @@ mod tests {
             self.disk.write(WriteSeq::new(write), SegmentNo(segment), 4096, block).unwrap();
         }
 
+        fn write_opening(&mut self, write: u64, segment: u64) {
+            let mut builder = BlockBuilder::new(self.arena.take(4096).unwrap());
+            let open = SegmentOpen {
+                part: 0,
+                parts: 2,
+                window_bytes: 0,
+                segment_bytes: SEGMENT_BYTES,
+                void: Void::default(),
+                oldest: SegmentNo(0),
+            };
+            builder.push_record(&Record::SegmentOpen(open)).unwrap();
+            let role = BlockRole::SegmentOpen;
+            let stamp = Stamp { identity_tag: 0, lsn: Lsn::ZERO, durable_lsn: Lsn::ZERO, role };
+            let block = builder.close(stamp).buf.freeze(4096);
+            self.disk.write(WriteSeq::new(write), SegmentNo(segment), 4096, block).unwrap();
+        }
+
         fn read(&mut self, read: u64, segment: u64) {
             let buf = self.arena.take(4096).unwrap();
             let (read, segment) = (ReadSeq(read), SegmentNo(segment));
@@ -411,13 +425,14 @@ mod tests {
         let mut device = Device::new();
         device.prepare(1, None);
         let mark = device.disk.setup.begin.clone().unwrap();
-        device.write(1, 1, 9);
-        device.disk.before_speaking().unwrap();
-        assert!(!mark.exists(), "nothing is durable yet");
+        device.write_opening(1, 1);
         let seen = device.settle();
         assert_eq!(seen, ["SegmentReady { segment: SegmentNo(1) }", "WriteDone { write: w1 }"]);
-        device.disk.before_speaking().unwrap();
-        assert!(mark.exists());
+        // W-17: an opening may have further blocks, and a crash between them loses nothing.
+        assert!(!mark.exists(), "the opening alone is a beginning");
+        device.write(2, 1, 9);
+        assert!(mark.exists(), "before the block can be durable");
+        assert_eq!(device.settle(), ["WriteDone { write: w2 }"]);
         device.read(1, 1);
         assert_eq!(device.settle(), ["read 1 of 9: Ok(())"]);
         // A recycled file keeps its old bytes; a segment that never was is an answer.
