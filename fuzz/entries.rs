@@ -16,7 +16,7 @@ use catamaran::model::batch::{
 };
 use catamaran::model::{
     BatchHeader, BatchKind, BatchView, BootCounter, ClusterId, GroupId, LogIndex, NodeId, NodeUuid,
-    RecordCount, ReplicaId, ShardId, Span, Term,
+    RecordCount, ReplicaId, RunId, ShardId, Span, Term,
 };
 use catamaran::wal::{
     BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockView, DIRECTORY_ENTRY_BYTES, Geometry,
@@ -26,7 +26,9 @@ use catamaran::wal::{
 use catamaran::wire::client::{
     Reply, Request, encode_append_body, encode_hello, encode_read, encode_status_reply,
 };
-use catamaran::wire::peer::{self, BulkFrame, HANDSHAKE_FRAME_BYTES, Handshake, Lane, PeerFacts};
+use catamaran::wire::peer::{
+    self, BulkFrame, HANDSHAKE_FRAME_BYTES, Handshake, Lane, PeerFacts, Pin,
+};
 use catamaran::wire::{Assembler, FRAME_HEADER_BYTES, FrameHeader, InFrame};
 
 /// What became of an input: seeds must be accepted, or nothing behind the door is looked at.
@@ -236,8 +238,8 @@ fn check_reply(reply: &Reply<'_>, header: &FrameHeader, body: &[u8]) {
 
 /// What a node says of itself in the handshakes of inputs.
 pub(crate) const FACTS: PeerFacts = PeerFacts {
-    version_min: 1,
-    version_max: 1,
+    version_min: peer::PEER_PROTOCOL_VERSION,
+    version_max: peer::PEER_PROTOCOL_VERSION,
     lane: Lane::Control,
     node: NodeId::new(2),
     to_node: NodeId::new(1),
@@ -246,6 +248,7 @@ pub(crate) const FACTS: PeerFacts = PeerFacts {
     cluster: ClusterId::new([7; 16]),
     uuid: NodeUuid::new([9; 16]),
     boot: BootCounter::new(3),
+    run: RunId::new([11; 16]),
     nonce: 17,
     echo: 0,
     credit_bytes: 1 << 20,
@@ -273,7 +276,7 @@ pub(crate) fn peer(input: &[u8]) -> Verdict {
     let said = peer::decode_handshake(&again).expect("our own words");
     assert!(matches!(said, Handshake::Hello(f) | Handshake::Welcome(f) if f == facts));
     let mine = PeerFacts { node: NodeId::new(1), to_node: facts.node, ..FACTS };
-    let pin = (NodeUuid::new([9; 16]), BootCounter::new(2));
+    let pin = Pin { boot: BootCounter::new(2), ..Pin::of(&FACTS) };
     for mine in [mine, mine.answering(&facts)] {
         for pinned in [None, Some(pin)] {
             let _verdict = peer::check_hello(&mine, &facts, pinned);

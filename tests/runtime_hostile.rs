@@ -3,16 +3,17 @@
     clippy::disallowed_methods,
     clippy::print_stderr,
     clippy::unwrap_used,
-    clippy::wildcard_enum_match_arm,
     reason = "a test waits in real time, and what it did not expect ends it"
 )]
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use catamaran::base::Prng;
-use catamaran::model::{BootCounter, ClusterId, GroupId, LogIndex, NodeId, NodeUuid, ShardId};
+use catamaran::model::{
+    BootCounter, ClusterId, GroupId, LogIndex, NodeId, NodeUuid, RunId, ShardId,
+};
 use catamaran::wire::client::{Consistency, Hello, Read, encode_hello, encode_read};
 use catamaran::wire::peer::{
     HANDSHAKE_FRAME_BYTES, Handshake, Lane, PeerFacts, decode_handshake, encode_hello as peer_hello,
@@ -20,10 +21,10 @@ use catamaran::wire::peer::{
 
 mod nodes_in_process;
 
-use nodes_in_process::{CLUSTER, Cluster, append, read_all};
+use nodes_in_process::{CLUSTER, Cluster, append, own_ip, read_all};
 
 fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let stream = TcpStream::connect((own_ip(), port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream
 }
@@ -146,6 +147,7 @@ fn facts(node: u16, uuid: u8, boot: u64) -> PeerFacts {
         cluster: CLUSTER,
         uuid: NodeUuid::new([uuid; 16]),
         boot: BootCounter::new(boot),
+        run: RunId::new([7; 16]),
         nonce: 77,
         echo: 0,
         credit_bytes: 1 << 20,
@@ -192,11 +194,121 @@ fn a_peer_is_who_it_was_or_is_refused() {
     answer_to(port, &facts(1, 1, 5)).unwrap();
     refused(facts(1, 2, 6), "not the one known");
     refused(facts(1, 1, 4), "boot counter is 4");
+    // The counter that was seen, from another run: a copy of the directory that is one start old.
+    let copy = |boot| PeerFacts { run: RunId::new([8; 16]), ..facts(1, 1, boot) };
+    refused(copy(5), "another run (O-04)");
     cluster.stop(1);
     cluster.start(1);
     refused(facts(1, 2, 6), "not the one known");
     refused(facts(1, 1, 4), "boot counter is 4");
+    refused(copy(5), "another run (O-04)");
     answer_to(port, &facts(1, 1, 6)).unwrap();
     refused(facts(1, 1, 5), "boot counter is 5");
     cluster.stop(1);
+}
+
+/// An open stream of node 1 to node 2.
+fn open_stream(port: u16, facts: &PeerFacts) -> TcpStream {
+    let mut stream = connect(port);
+    stream.write_all(&peer_hello(facts)).unwrap();
+    let mut answer = [0; HANDSHAKE_FRAME_BYTES];
+    stream.read_exact(&mut answer).unwrap();
+    let answer = decode_handshake(&answer).unwrap();
+    assert!(matches!(answer, Handshake::Welcome(_)), "{answer:?}");
+    stream
+}
+
+#[test]
+fn a_stream_from_before_the_peer_was_restarted_is_ended() {
+    let mut cluster = Cluster::new(2, 2, 1);
+    cluster.start(1);
+    let port = cluster.configs[1].own_address().peer_port_base;
+    let of = |shard: u16, lane, boot: u64| PeerFacts {
+        lane,
+        shard: ShardId::new(shard),
+        shard_count: 2,
+        run: RunId::new([u8::try_from(boot).unwrap(); 16]),
+        ..facts(1, 1, boot)
+    };
+    let old = [
+        open_stream(port, &of(0, Lane::Control, 5)),
+        open_stream(port + 1, &of(1, Lane::Control, 5)),
+        open_stream(port, &of(0, Lane::Bulk, 5)),
+    ];
+    // The control lanes are not opened again: only what is learnt from the new bulk lane, which is
+    // the first word of the new run, can tell that nobody is at the other end of the old ones.
+    let mut new = open_stream(port, &of(0, Lane::Bulk, 6));
+    for stream in &old {
+        assert!(until_closed(stream) < Duration::from_secs(2));
+    }
+    // And what is of the same run is left alone.
+    let _control = open_stream(port, &of(0, Lane::Control, 6));
+    new.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let silence = new.read(&mut [0; 16]).map_err(|error| error.kind());
+    assert_eq!(silence, Err(ErrorKind::WouldBlock), "a bulk lane that has nothing to carry");
+    cluster.stop(1);
+}
+
+#[test]
+fn what_is_opened_while_a_node_stops_is_closed_with_it() {
+    const ROUNDS: u64 = 8;
+    let mut cluster = Cluster::new(2, 1, 1);
+    let port = cluster.configs[1].own_address().peer_port_base;
+    for round in 1..=ROUNDS {
+        cluster.start(1);
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let mut opened = Vec::new();
+        std::thread::scope(|scope| {
+            let dialler = || {
+                let mut opened = Vec::new();
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Refused as soon as nobody listens any more.
+                    let Ok(mut stream) = TcpStream::connect((own_ip(), port)) else { continue };
+                    let _ = stream.write_all(&peer_hello(&facts(1, 1, 5)));
+                    opened.push(stream);
+                    // So that there are always some which have just been opened.
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                opened
+            };
+            let diallers = [scope.spawn(dialler), scope.spawn(dialler)];
+            std::thread::sleep(Duration::from_millis(20 + round));
+            cluster.stop(1);
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            for dialler in diallers {
+                opened.extend(dialler.join().unwrap());
+            }
+        });
+        assert!(opened.len() > 2, "{}", opened.len());
+        for stream in &opened {
+            stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            until_closed(stream);
+        }
+    }
+}
+
+#[test]
+fn silent_strangers_do_not_keep_a_peer_out() {
+    let mut cluster = Cluster::new(2, 1, 1);
+    cluster.start(1);
+    let port = cluster.configs[1].own_address().peer_port_base;
+    let strangers: Vec<TcpStream> = (0..80).map(|_| connect(port)).collect();
+    let begin = Instant::now();
+    answer_to(port, &facts(1, 1, 5)).unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(until_closed(&strangers[0]) < Duration::from_secs(2), "the oldest had to go");
+    cluster.stop(1);
+}
+
+#[test]
+fn a_peer_that_does_not_answer_a_hello_is_given_up() {
+    let mut cluster = Cluster::new(2, 1, 1);
+    let port = cluster.configs[1].own_address().peer_port_base;
+    let listener = std::net::TcpListener::bind((own_ip(), port)).unwrap();
+    cluster.start(0);
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let after = until_closed(&stream);
+    assert!(after > Duration::from_secs(4) && after < Duration::from_secs(8), "{after:?}");
+    cluster.stop(0);
 }

@@ -4,45 +4,156 @@
     clippy::disallowed_methods,
     clippy::print_stderr,
     clippy::unwrap_used,
-    clippy::wildcard_enum_match_arm,
     reason = "a test waits in real time, and what it did not expect ends it"
 )]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
-use catamaran::model::BootCounter;
+use catamaran::client::Client;
+use catamaran::model::{BootCounter, GroupId, Outcome};
 use catamaran::runtime::{ExitCode, Node, NodeConfig, StartError};
 
 mod nodes_in_process;
 
-use nodes_in_process::{Cluster, append, read_all};
+use nodes_in_process::{Cluster, append, own_ip, read_all, within};
+
+/// Appends to group 1 while nodes come and go, and what must come of it.
+#[derive(Default)]
+struct Ledger {
+    done: Vec<String>,
+    unknown: Vec<String>,
+}
+
+impl Ledger {
+    /// Appends until one record is acknowledged. After an unknown outcome it is another record.
+    #[track_caller]
+    fn append(&mut self, client: &Client, text: &str) {
+        let done = within(Duration::from_secs(10), || {
+            let record = format!("{text} {}", self.done.len() + self.unknown.len());
+            match client.append(GroupId::new(1), &[&record]) {
+                Outcome::Done(_) => Ok(record),
+                Outcome::NotDone(refusal) => Err(format!("{refusal:?}")),
+                Outcome::Unknown(doubt) => {
+                    self.unknown.push(record);
+                    Err(format!("{doubt:?}"))
+                }
+            }
+        });
+        self.done.push(done);
+    }
+
+    /// All that was acknowledged is there, once and in order, and nothing else but what may be.
+    #[track_caller]
+    fn check(&self, found: &[String]) {
+        let (mut unknown, mut done) = (Vec::new(), Vec::new());
+        for record in found {
+            let may_be = self.unknown.contains(record);
+            (if may_be { &mut unknown } else { &mut done }).push(record);
+        }
+        assert!(done.iter().copied().eq(&self.done), "{done:?} instead of {:?}", self.done);
+        unknown.sort_unstable();
+        let doubled = unknown.windows(2).find(|pair| pair[0] == pair[1]);
+        assert_eq!(doubled, None, "sent once and there twice");
+    }
+}
 
 #[test]
 fn three_nodes_replicate_and_come_back_with_what_they_had() {
     let mut cluster = Cluster::new(3, 1, 1);
     cluster.start_all();
     let client = cluster.client();
-    let first = append(&client, 1, "one");
-    assert!(append(&client, 1, "two") > first);
-    assert_eq!(read_all(&client, 1), ["one", "two"]);
+    let mut ledger = Ledger::default();
+    ledger.append(&client, "one");
+    ledger.append(&client, "two");
+    ledger.check(&read_all(&client, 1));
     drop(client);
     cluster.stop_all();
 
     cluster.start_all();
     assert_eq!(cluster.nodes[0].as_ref().unwrap().boot(), BootCounter::new(2));
     let client = cluster.client();
-    append(&client, 1, "three");
-    assert_eq!(read_all(&client, 1), ["one", "two", "three"]);
+    ledger.append(&client, "three");
+    ledger.check(&read_all(&client, 1));
     // Two of three are enough, whichever is gone.
     for at in 0..3 {
         cluster.stop(at);
-        append(&client, 1, &format!("without {at}"));
+        ledger.append(&client, &format!("without {at}"));
         cluster.start(at);
     }
-    assert_eq!(read_all(&client, 1).len(), 6);
+    ledger.check(&read_all(&client, 1));
     drop(client);
     cluster.stop_all();
+}
+
+#[test]
+fn a_copy_that_is_one_start_old_is_refused_and_the_original_is_not() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    let pinned = |cluster: &Cluster, boot: u64| {
+        within(Duration::from_secs(10), || {
+            let path = cluster.configs[1].data_dir.join("peers.toml");
+            let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+            let of_node_1 = text.split("[[peers]]").find(|entry| entry.contains("node_id = 1\n"));
+            let known = of_node_1.is_some_and(|e| e.contains(&format!("boot_counter = {boot}\n")));
+            if known { Ok(()) } else { Err(text) }
+        });
+    };
+    cluster.start_all();
+    let client = cluster.client();
+    let mut ledger = Ledger::default();
+    ledger.append(&client, "before the image");
+    cluster.stop(0);
+    let original = cluster.configs[0].data_dir.clone();
+    let image = original.with_extension("image");
+    copy_all(&original, &image);
+
+    // The original counts to 2, is seen, and acknowledges what the image does not have.
+    cluster.start(0);
+    pinned(&cluster, 2);
+    ledger.append(&client, "after the image");
+    cluster.stop(0);
+    let aside = original.with_extension("aside");
+    std::fs::rename(&original, &aside).unwrap();
+    std::fs::rename(&image, &original).unwrap();
+    // The image counts to 2 as well.
+    cluster.start(0);
+    let node = cluster.nodes[0].as_ref().unwrap();
+    assert_eq!(node.boot(), BootCounter::new(2));
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let line = node.events().recv_timeout(left).expect("a refusal is told").to_string();
+        assert!(!line.contains("event=peer_up"), "it was let in: {line}");
+        if line.contains("event=peer_refused") && line.contains("another run (O-04)") {
+            break;
+        }
+    }
+    cluster.stop(0);
+
+    std::fs::remove_dir_all(&original).unwrap();
+    std::fs::rename(&aside, &original).unwrap();
+    cluster.start(0);
+    pinned(&cluster, 3);
+    ledger.append(&client, "with the original");
+    ledger.check(&read_all(&client, 1));
+    drop(client);
+    cluster.stop_all();
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    let mode = std::fs::metadata(from).unwrap().permissions();
+    std::fs::set_permissions(to, mode).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 #[test]
@@ -66,14 +177,15 @@ fn large_appends_reach_a_follower_almost_without_a_copy() {
     cluster.start_all();
     let client = cluster.client();
     // So that the client knows who leads, and sends nothing large to anybody else.
-    append(&client, 1, "small");
+    let mut ledger = Ledger::default();
+    ledger.append(&client, "small");
     let record = "x".repeat(300_000);
     for _ in 0..30 {
-        append(&client, 1, &record);
+        ledger.append(&client, &record);
     }
     let count = |at: usize, name: &str| -> u64 {
         let port = cluster.configs[at].own_address().client_port_base;
-        let text = client.status(&format!("127.0.0.1:{port}")).unwrap();
+        let text = client.status(&format!("{}:{port}", own_ip())).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap().parse().unwrap()
     };
@@ -107,7 +219,7 @@ fn a_node_that_cannot_start_says_why_and_leaves_nothing_behind() {
     let mut cluster = Cluster::new(1, 1, 1);
     let config = cluster.configs[0].clone();
     let port = config.own_address().peer_port_base;
-    let taken = TcpListener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)).unwrap();
+    let taken = TcpListener::bind((own_ip(), port)).unwrap();
     refusal(&config, ExitCode::Environment, &["cannot listen for peers", &port.to_string()]);
     drop(taken);
 

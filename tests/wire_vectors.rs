@@ -14,7 +14,7 @@ use catamaran::model::batch::{encode_batch, encode_record};
 use catamaran::model::limits::FRAME_BYTES_MAX;
 use catamaran::model::{
     BatchKind, BatchView, BootCounter, ClusterId, Doubt, EntryId, GroupId, LogIndex, NodeId,
-    NodeUuid, Outcome, RecordCount, Refusal, ReplicaId, ShardId, Span, Term,
+    NodeUuid, Outcome, RecordCount, Refusal, ReplicaId, RunId, ShardId, Span, Term,
 };
 use catamaran::raft::{Envelope, Message};
 use catamaran::wire::client::{
@@ -108,8 +108,8 @@ fn batch() -> Vec<u8> {
 
 fn dialler() -> PeerFacts {
     PeerFacts {
-        version_min: 1,
-        version_max: 1,
+        version_min: 2,
+        version_max: 2,
         lane: Lane::Bulk,
         node: NodeId::new(1),
         to_node: NodeId::new(2),
@@ -118,6 +118,7 @@ fn dialler() -> PeerFacts {
         cluster: cluster(),
         uuid: uuid(0xa0),
         boot: BootCounter::new(7),
+        run: RunId::new(uuid(0xc0).get()),
         nonce: 0x0102_0304_0506_0708,
         echo: 0,
         credit_bytes: 4 << 20,
@@ -129,6 +130,7 @@ fn acceptor() -> PeerFacts {
         node: NodeId::new(2),
         uuid: uuid(0xb0),
         boot: BootCounter::new(3),
+        run: RunId::new(uuid(0xd0).get()),
         nonce: 0x1112_1314_1516_1718,
         ..dialler()
     };

@@ -233,6 +233,11 @@ identity!(
     /// Names one formatted data directory; minted by `init`, never reused (O-03, H-05).
     NodeUuid
 );
+identity!(
+    /// Names one run of a node between start and end; drawn at every start, so that two runs with
+    /// the same boot counter, of a data directory and a copy of it, are told apart (O-04).
+    RunId
+);
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,7 @@ pub use batch::{BatchError, BatchHeader, BatchKind, BatchView};
 pub use hard_state::HardState;
 pub use ids::{
     BootCounter, ClusterId, ConnId, EntryId, GroupId, LogIndex, NodeId, NodeUuid, RecordCount,
-    ReplicaId, ShardId, StreamId, Term, WriteSeq,
+    ReplicaId, RunId, ShardId, StreamId, Term, WriteSeq,
 };
 pub use membership::{Member, Membership};
 pub use outcome::{Doubt, Outcome, Refusal};

@@ -354,6 +354,7 @@ impl Core {
                 self.input(Input::Tick);
             }
             self.peers.enforce_deadlines(now);
+            self.peers.end_what_is_past(&self.own.pins);
             self.clients.enforce_deadlines(now);
         }
     }

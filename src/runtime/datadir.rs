@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use super::config::NodeConfig;
 use super::error::ExitCode;
-use crate::model::{BootCounter, ClusterId, NodeId, NodeUuid, ShardId};
+use crate::model::{BootCounter, ClusterId, NodeId, NodeUuid, RunId, ShardId};
 
-/// The layout this program writes and the only one it reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// The layout this program writes and the only one it reads. 2: `peers.toml` names runs.
+pub(super) const FORMAT_VERSION: u32 = 2;
 /// No `node.toml` is anywhere near this long; what is longer is not ours.
 const NODE_FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -70,6 +70,13 @@ pub enum DataDirError {
     },
     /// Formatted by a newer program (O-02).
     Newer {
+        /// Where.
+        directory: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// Formatted by an older program.
+    Older {
         /// Where.
         directory: PathBuf,
         /// Its version.
@@ -130,6 +137,7 @@ impl DataDirError {
             | Self::AlreadyFormatted { .. }
             | Self::NotEmpty { .. }
             | Self::Newer { .. }
+            | Self::Older { .. }
             | Self::Foreign { .. }
             | Self::Locked { .. }
             | Self::Damaged { .. }
@@ -163,6 +171,12 @@ impl fmt::Display for DataDirError {
                 f,
                 "data directory is newer than this program: {}: format version {found}, known is \
                  {FORMAT_VERSION}: run the program that wrote it, or a later one",
+                directory.display()
+            ),
+            Self::Older { directory, found } => write!(
+                f,
+                "data directory is older than this program: {}: format version {found}, known is \
+                 {FORMAT_VERSION}: run the program that wrote it",
                 directory.display()
             ),
             Self::Foreign { directory, key, found, configured } => write!(
@@ -236,9 +250,7 @@ pub fn format(config: &NodeConfig) -> Result<NodeFile, DataDirError> {
     for shard in 0..config.shards {
         make_directory(&shard_path(directory, ShardId::new(shard)))?;
     }
-    let mut uuid = [0; 16];
-    getrandom::fill(&mut uuid)
-        .map_err(|error| io_at("getrandom", directory)(io::Error::other(error.to_string())))?;
+    let uuid = random_bytes(directory)?;
     let file = NodeFile {
         format_version: FORMAT_VERSION,
         cluster_id: config.cluster.to_string(),
@@ -258,6 +270,7 @@ pub struct DataDir {
     directory: PathBuf,
     node_uuid: NodeUuid,
     boot: BootCounter,
+    run: RunId,
     /// Never read: its life is the lock's.
     _lock: File,
 }
@@ -290,7 +303,9 @@ impl DataDir {
         file.boot_counter += 1;
         write_toml(&directory, "node.toml", &file)?;
         let boot = BootCounter::new(file.boot_counter);
-        Ok(Self { directory, node_uuid, boot, _lock: lock })
+        // Not stored here: it must never be shown again, and a copy must not know it.
+        let run = RunId::new(random_bytes(&directory)?);
+        Ok(Self { directory, node_uuid, boot, run, _lock: lock })
     }
 
     /// The directory itself.
@@ -306,6 +321,11 @@ impl DataDir {
     /// How often it has been started, this time included.
     pub fn boot(&self) -> BootCounter {
         self.boot
+    }
+
+    /// This run of it; no other run, of it or of a copy, has the same.
+    pub fn run(&self) -> RunId {
+        self.run
     }
 
     /// Where the log of `shard` lies.
@@ -336,6 +356,13 @@ pub(super) fn mark_begun(path: &Path) -> io::Result<()> {
         .open(path)?
         .sync_all()?;
     sync_directory(path.parent().expect("the mark lies in the data directory"))
+}
+
+fn random_bytes(directory: &Path) -> Result<[u8; 16], DataDirError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| io_at("getrandom", directory)(io::Error::other(error.to_string())))?;
+    Ok(bytes)
 }
 
 fn shard_path(directory: &Path, shard: ShardId) -> PathBuf {
@@ -420,6 +447,10 @@ fn read_node_file(directory: &Path) -> Result<NodeFile, DataDirError> {
         let directory = directory.to_owned();
         return Err(DataDirError::Newer { directory, found: version.format_version });
     }
+    if version.format_version < FORMAT_VERSION {
+        let directory = directory.to_owned();
+        return Err(DataDirError::Older { directory, found: version.format_version });
+    }
     let file: NodeFile =
         toml::from_str(&text).map_err(|error| damaged(error.message().to_owned()))?;
     match ClusterId::parse(&file.cluster_id) {
@@ -501,9 +532,12 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let config = config(temp.path());
         let file = format(&config).unwrap();
+        let mut runs = Vec::new();
         for boot in 1..=3 {
             let data = DataDir::open(&config).unwrap();
             assert_eq!(data.boot(), BootCounter::new(boot));
+            assert!(!runs.contains(&data.run()), "a run id is never used again");
+            runs.push(data.run());
             assert_eq!(data.node_uuid().to_string(), file.node_uuid);
         }
         let mode = fs::metadata(&config.data_dir).unwrap().permissions().mode();
@@ -529,9 +563,11 @@ mod tests {
 
         let path = good.data_dir.join("node.toml");
         let text = fs::read_to_string(&path).unwrap();
-        let newer = text.replace("format_version = 1", "format_version = 9\nfuture = true");
+        let newer = text.replace("format_version = 2", "format_version = 9\nfuture = true");
         fs::write(&path, newer).unwrap();
         refusal(&good, &["newer", "format version 9"]);
+        fs::write(&path, text.replace("format_version = 2", "format_version = 1")).unwrap();
+        refusal(&good, &["older", "format version 1"]);
         fs::write(&path, "format_version = \"x").unwrap();
         refusal(&good, &["damaged", "node.toml"]);
         fs::write(&path, [0xff, 0xfe]).unwrap();

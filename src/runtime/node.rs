@@ -32,7 +32,7 @@ use super::worker::Worker;
 use super::{clients, clock, flight, peers, place, ring};
 use crate::base::Arena;
 use crate::model::limits::BLOCK_BYTES_MAX;
-use crate::model::{BootCounter, NodeUuid, ShardId};
+use crate::model::{BootCounter, NodeUuid, RunId, ShardId};
 use crate::shard::{Input, Lane, RetentionLimits, Shard, ShardConfig, WorldFacts};
 use crate::wal::{Geometry, Identity};
 
@@ -155,6 +155,7 @@ impl Node {
                 begun_path: node.data.begun_path(shard),
                 uuid: node.data.node_uuid(),
                 boot: node.data.boot(),
+                run: node.data.run(),
                 pins: pins.clone(),
                 files: files.clone(),
                 names: names.clone(),
@@ -265,6 +266,7 @@ struct Setup {
     begun_path: PathBuf,
     uuid: NodeUuid,
     boot: BootCounter,
+    run: RunId,
     pins: Pins,
     files: Worker,
     names: Worker,
@@ -344,7 +346,13 @@ fn boot(setup: Setup) -> Result<(Rc<Core>, Sockets), StartError> {
     let shard_config = shard_config(&config, setup.shard, own_facts, (geometry, facts, seed));
     let core = Core::new(Parts {
         id: setup.shard,
-        own: Own { uuid: setup.uuid, boot: setup.boot, pins: setup.pins, names: setup.names },
+        own: Own {
+            uuid: setup.uuid,
+            boot: setup.boot,
+            run: setup.run,
+            pins: setup.pins,
+            names: setup.names,
+        },
         shard: Shard::boot(shard_config, recovered, clock::now()),
         arena,
         disk,

@@ -2,7 +2,12 @@
 //!
 //! Two per peer, and the node with the lower id dials both. A stream is told to the shard only
 //! when its handshake is done and what it taught is durable (O-04); each has a number that no
-//! later one shares (N-06). Does not: understand a message, or decide whom to trust
+//! later one shares (N-06).
+//!
+//! A socket must not outlive the shard that opened it: the other end would take it for a live lane
+//! and wait for words that never come. So every socket is known to [`Peers`] from its first moment,
+//! and what comes up after [`Peers::close_all`] is shut down at once. And a stream whose peer has
+//! been started again since is ended, whatever its socket says. Does not: understand a message, or decide whom to trust
 //! (`wire::peer::check_hello` does).
 
 use core::cell::{Cell, RefCell};
@@ -24,15 +29,15 @@ use super::core::Core;
 use super::event::EventKind;
 use super::link::{Link, Patience};
 use super::local::let_others_run;
-use super::pins::Pins;
+use super::pins::{LearnError, Pins};
 use super::worker::{Worker, oneshot};
 use crate::base::Moment;
 use crate::model::limits::HANDSHAKE_DEADLINE;
-use crate::model::{BootCounter, NodeId, NodeUuid, ShardId, StreamId};
+use crate::model::{BootCounter, NodeId, NodeUuid, RunId, ShardId, StreamId};
 use crate::shard::{Frame, Input, Lane, Part, PeerFault};
 use crate::wire::peer::{
-    HANDSHAKE_FRAME_BYTES, Handshake, HandshakeError, PeerFacts, check_hello, decode_handshake,
-    encode_hello, encode_refused, encode_welcome,
+    HANDSHAKE_FRAME_BYTES, Handshake, HandshakeError, PeerFacts, Pin, check_hello,
+    decode_handshake, encode_hello, encode_refused, encode_welcome,
 };
 
 /// A peer whose machine is gone is noticed after this long, without waiting for a keepalive.
@@ -52,6 +57,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Own {
     pub(super) uuid: NodeUuid,
     pub(super) boot: BootCounter,
+    pub(super) run: RunId,
     pub(super) pins: Pins,
     /// Resolves host names.
     pub(super) names: Worker,
@@ -59,14 +65,25 @@ pub(super) struct Own {
 
 struct Stream {
     number: StreamId,
+    /// Which run of the peer is at the other end.
+    pin: Pin,
     link: Rc<Link>,
     /// Why we closed it, for the log.
     reason: Cell<&'static str>,
     dirty: Cell<bool>,
 }
 
+/// Who made a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    ByUs,
+    ByThem,
+}
+
+/// A connection whose handshake is not done.
 struct Deadline {
     at: Moment,
+    opened: Opened,
     link: Weak<Link>,
     met: Rc<Cell<bool>>,
 }
@@ -78,6 +95,10 @@ pub(super) struct Peers {
     dirty: RefCell<Vec<Rc<Stream>>>,
     handshakes: RefCell<Vec<Deadline>>,
     last_number: Cell<StreamId>,
+    /// The pins by which streams were last judged to be of the past.
+    generation: Cell<u64>,
+    /// All were closed, for good.
+    closed: Cell<bool>,
 }
 
 impl Peers {
@@ -120,8 +141,9 @@ impl Peers {
         }
     }
 
-    /// Closes all.
+    /// Closes all, those included that are still being opened.
     pub(super) fn close_all(&self) {
+        self.closed.set(true);
         for stream in self.open.borrow().values() {
             stream.reason.set("we stop");
             stream.link.close();
@@ -144,13 +166,57 @@ impl Peers {
         });
     }
 
-    /// Sets the deadline of a handshake; the returned cell says that it was met.
-    fn watch(&self, link: &Rc<Link>) -> Rc<Cell<bool>> {
+    /// Ends the streams of peers that have been started again since: their process is gone, and
+    /// with it whoever would answer.
+    pub(super) fn end_what_is_past(&self, pins: &Pins) {
+        let generation = pins.generation();
+        if self.generation.replace(generation) == generation {
+            return;
+        }
+        for ((peer, _), stream) in self.open.borrow().iter() {
+            if pins.get(*peer).is_some_and(|pin| stream.pin.is_before(&pin)) {
+                stream.reason.set("the peer was started again");
+                stream.link.close();
+            }
+        }
+    }
+
+    /// Takes a new connection over and sets the deadline of its handshake; the returned cell says
+    /// that it was met. `None` if it was shut down again: the shard stops, or it has gone already.
+    fn take_over(&self, stream: TcpStream, opened: Opened) -> Option<(Rc<Link>, Rc<Cell<bool>>)> {
+        let link = Link::new(stream, PATIENCE).ok()?;
+        if self.closed.get() {
+            // Not merely dropped: what is dropped is closed in the background, and at the end of a
+            // shard there is no background any more.
+            link.close();
+            return None;
+        }
+        if opened == Opened::ByThem {
+            self.make_room();
+        }
         let met = Rc::new(Cell::new(false));
         let at = clock::now().after(HANDSHAKE_DEADLINE);
-        let deadline = Deadline { at, link: Rc::downgrade(link), met: Rc::clone(&met) };
+        let deadline = Deadline { at, opened, link: Rc::downgrade(&link), met: Rc::clone(&met) };
         self.handshakes.borrow_mut().push(deadline);
-        met
+        Some((link, met))
+    }
+
+    /// Cuts off the oldest stranger if there are as many as there may be: silent ones must not keep
+    /// a peer out until their time is over.
+    fn make_room(&self) {
+        let mut handshakes = self.handshakes.borrow_mut();
+        let theirs = |deadline: &Deadline| deadline.opened == Opened::ByThem;
+        if handshakes.iter().filter(|deadline| theirs(deadline)).count() < HANDSHAKES_MAX {
+            return;
+        }
+        let oldest = handshakes.iter().position(theirs).expect("there are several");
+        // One whose handshake is done is no stranger and only leaves the list.
+        let deadline = handshakes.remove(oldest);
+        if let Some(link) = deadline.link.upgrade()
+            && !deadline.met.get()
+        {
+            link.close();
+        }
     }
 }
 
@@ -198,13 +264,13 @@ async fn dial_once(core: &Rc<Core>, peer: &NodeAddress, lane: Lane) -> Result<()
     let stream = TcpStream::connect_timeout(address, CONNECT_DEADLINE)
         .await
         .map_err(|error| io::Error::from(error).to_string())?;
-    let link = Link::new(stream, PATIENCE).map_err(|error| error.to_string())?;
-    let met = core.peers.watch(&link);
+    let (link, met) =
+        core.peers.take_over(stream, Opened::ByUs).ok_or("it closed the connection at once")?;
     let outcome = shake_as_dialler(core, &link, peer.id, lane).await;
     met.set(true);
     match outcome {
-        Ok(credit_bytes) => {
-            serve(core, peer.id, lane, &link, credit_bytes).await;
+        Ok(theirs) => {
+            serve(core, &theirs, &link).await;
             Ok(())
         }
         Err(reason) => {
@@ -246,19 +312,20 @@ fn facts(core: &Core, to_node: NodeId, lane: Lane) -> PeerFacts {
         cluster: core.config.cluster,
         uuid: core.own.uuid,
         boot: core.own.boot,
+        run: core.own.run,
         nonce: core.chance.borrow_mut().between(1, u64::MAX),
         echo: 0,
         credit_bytes: core.config.peer_credit_bytes,
     }
 }
 
-/// Says hello and judges the answer. Returns the credit that the other end gives us.
+/// Says hello and judges the answer. Returns what the other end said of itself.
 async fn shake_as_dialler(
     core: &Core,
     link: &Rc<Link>,
     peer: NodeId,
     lane: Lane,
-) -> Result<u64, String> {
+) -> Result<PeerFacts, String> {
     let mine = facts(core, peer, lane);
     say(link, &encode_hello(&mine));
     let mut answer = [0; HANDSHAKE_FRAME_BYTES];
@@ -271,8 +338,8 @@ async fn shake_as_dialler(
         Handshake::Hello(_) => return Err("it answered a hello with a hello".to_owned()),
     };
     check_hello(&mine, &theirs, core.own.pins.get(peer)).map_err(|error| error.to_string())?;
-    core.own.pins.learn(peer, (theirs.uuid, theirs.boot)).await?;
-    Ok(theirs.credit_bytes)
+    core.own.pins.learn(peer, Pin::of(&theirs)).await.map_err(|error| error.to_string())?;
+    Ok(theirs)
 }
 
 fn no_answer(error: &io::Error) -> String {
@@ -293,11 +360,8 @@ pub(super) async fn accept(core: Rc<Core>, listener: TcpListener) {
     while !core.stopping.get() {
         match listener.accept().await {
             Ok(stream) => {
-                // A handshake that does not get a place is closed by dropping it.
-                if core.peers.handshakes.borrow().len() < HANDSHAKES_MAX
-                    && let Ok(link) = Link::new(stream, PATIENCE)
-                {
-                    glommio::spawn_local(accepted(Rc::clone(&core), link)).detach();
+                if let Some((link, met)) = core.peers.take_over(stream, Opened::ByThem) {
+                    glommio::spawn_local(accepted(Rc::clone(&core), link, met)).detach();
                 }
             }
             Err(_) if core.stopping.get() => return,
@@ -309,8 +373,7 @@ pub(super) async fn accept(core: Rc<Core>, listener: TcpListener) {
 }
 
 /// One accepted connection from its beginning to its end.
-async fn accepted(core: Rc<Core>, link: Rc<Link>) {
-    let met = core.peers.watch(&link);
+async fn accepted(core: Rc<Core>, link: Rc<Link>, met: Rc<Cell<bool>>) {
     let mut hello = [0; HANDSHAKE_FRAME_BYTES];
     let received = link.receive_exact(&mut hello).await;
     if received.is_err() {
@@ -321,7 +384,7 @@ async fn accepted(core: Rc<Core>, link: Rc<Link>) {
         Ok((mine, theirs)) => {
             met.set(true);
             say(&link, &encode_welcome(&mine));
-            serve(&core, theirs.node, theirs.lane, &link, theirs.credit_bytes).await;
+            serve(&core, &theirs, &link).await;
         }
         Err((from, error)) => {
             say(&link, &encode_refused(&error));
@@ -357,20 +420,24 @@ async fn judge(
     let mine = facts(core, found, theirs.lane).answering(&theirs);
     check_hello(&mine, &theirs, core.own.pins.get(found)).map_err(refused)?;
     // Whoever cannot be noted is not let in: the dialler tries again.
-    let pin = (theirs.uuid, theirs.boot);
-    core.own.pins.learn(found, pin).await.map_err(|_| {
-        let pinned = core.own.pins.get(found).map_or(theirs.boot, |(_, boot)| boot);
-        refused(HandshakeError::Boot { pinned, found: theirs.boot })
+    core.own.pins.learn(found, Pin::of(&theirs)).await.map_err(|error| match error {
+        LearnError::Refused(error) => refused(error),
+        LearnError::NotNoted(_) => refused(HandshakeError::NotNoted),
     })?;
     Ok((mine, theirs))
 }
 
 /// Tells the shard of a stream, reads it to its end, and tells that.
-async fn serve(core: &Rc<Core>, peer: NodeId, lane: Lane, link: &Rc<Link>, credit_bytes: u64) {
+async fn serve(core: &Rc<Core>, theirs: &PeerFacts, link: &Rc<Link>) {
+    if core.peers.closed.get() {
+        return link.close();
+    }
+    let (peer, lane, credit_bytes) = (theirs.node, theirs.lane, theirs.credit_bytes);
     let number = core.peers.last_number.get().next();
     core.peers.last_number.set(number);
     let stream = Rc::new(Stream {
         number,
+        pin: Pin::of(theirs),
         link: Rc::clone(link),
         reason: Cell::new("it ended"),
         dirty: Cell::new(false),
@@ -381,6 +448,7 @@ async fn serve(core: &Rc<Core>, peer: NodeId, lane: Lane, link: &Rc<Link>, credi
         old.link.close();
         core.input(Input::PeerDown { peer, lane, stream: old.number });
     }
+    core.peers.end_what_is_past(&core.own.pins);
     core.input(Input::PeerUp { peer, lane, stream: number, credit_bytes });
     core.teller.tell(EventKind::PeerUp { peer, lane });
     match lane {

@@ -1,11 +1,13 @@
-//! What this node knows for good about the others: the data directory behind each node id, and
-//! the highest boot counter seen of it.
+//! What this node knows for good about the others: the data directory behind each node id, the
+//! highest boot counter seen of it, and the run that showed it.
 //!
 //! So a node whose disk was wiped, swapped or restored from an old copy cannot come back as
 //! itself and deny what it once promised (O-03, O-04, H-05). One per node, shared by its shards;
 //! durable in `peers.toml` before the stream that taught it is accepted. Does not: judge a
-//! handshake (`wire::peer::check_hello` does, with what is pinned here).
+//! handshake (`wire::peer::check_hello` and `Pin::check` do, with what is pinned here).
 
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,12 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use super::datadir::{DataDirError, read_text, write_toml};
 use super::worker::{Worker, oneshot};
-use crate::model::{BootCounter, NodeId, NodeUuid};
+use crate::model::{BootCounter, NodeId, NodeUuid, RunId};
+use crate::wire::peer::{HandshakeError, Pin};
 
 const FILE_NAME: &str = "peers.toml";
-
-/// What is pinned of one node.
-pub(super) type Pin = (NodeUuid, BootCounter);
 
 /// `peers.toml`, as written.
 #[derive(Default, Serialize, Deserialize)]
@@ -36,6 +36,7 @@ struct PeerEntry {
     node_id: u16,
     node_uuid: String,
     boot_counter: u64,
+    run_id: String,
 }
 
 /// See the module's documentation.
@@ -43,6 +44,7 @@ struct PeerEntry {
 pub(super) struct Pins {
     directory: Arc<PathBuf>,
     known: Arc<Mutex<BTreeMap<NodeId, Pin>>>,
+    generation: Arc<AtomicU64>,
     worker: Worker,
 }
 
@@ -64,10 +66,14 @@ impl Pins {
         for entry in file.peers {
             let uuid = NodeUuid::parse(&entry.node_uuid)
                 .ok_or_else(|| damaged(format!("node_uuid is {:?}", entry.node_uuid)))?;
-            known.insert(NodeId::new(entry.node_id), (uuid, BootCounter::new(entry.boot_counter)));
+            let run = RunId::parse(&entry.run_id)
+                .ok_or_else(|| damaged(format!("run_id is {:?}", entry.run_id)))?;
+            let boot = BootCounter::new(entry.boot_counter);
+            known.insert(NodeId::new(entry.node_id), Pin { uuid, boot, run });
         }
         let directory = Arc::new(directory.to_owned());
-        Ok(Self { directory, known: Arc::new(Mutex::new(known)), worker })
+        let known = Arc::new(Mutex::new(known));
+        Ok(Self { directory, known, generation: Arc::default(), worker })
     }
 
     /// What is known of `node`.
@@ -80,40 +86,63 @@ impl Pins {
     ///
     /// # Errors
     /// If it cannot be written; the stream must not be accepted then. If meanwhile something
-    /// newer or different was pinned, that is an error too: the handshake starts over.
-    pub(super) async fn learn(&self, node: NodeId, pin: Pin) -> Result<(), String> {
+    /// newer or different was pinned, that is an error too.
+    pub(super) async fn learn(&self, node: NodeId, pin: Pin) -> Result<(), LearnError> {
         if self.get(node) == Some(pin) {
             return Ok(());
         }
         let (sender, receiver) = oneshot();
         let pins = self.clone();
         let job = move || sender.send(pins.write(node, pin));
-        self.worker.submit(job).map_err(|_| "the worker is overloaded".to_owned())?;
-        receiver.await.unwrap_or_else(|| Err("the worker is gone".to_owned()))
+        let not_noted = |why: &str| LearnError::NotNoted(why.to_owned());
+        self.worker.submit(job).map_err(|_| not_noted("the worker is overloaded"))?;
+        receiver.await.unwrap_or_else(|| Err(not_noted("the worker is gone")))
     }
 
     /// On the worker's thread, and so one after the other.
-    fn write(&self, node: NodeId, (uuid, boot): Pin) -> Result<(), String> {
+    fn write(&self, node: NodeId, pin: Pin) -> Result<(), LearnError> {
         let mut next = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if next.get(&node).is_some_and(|pin| pin.0 != uuid || pin.1 > boot) {
-            return Err("another stream has shown a newer boot counter".to_owned());
-        }
-        if next.insert(node, (uuid, boot)) == Some((uuid, boot)) {
+        // Judged again: another stream may have taught something since the handshake was.
+        next.get(&node).map_or(Ok(()), |known| known.check(&pin)).map_err(LearnError::Refused)?;
+        if next.insert(node, pin) == Some(pin) {
             return Ok(());
         }
-        let peers = next
-            .iter()
-            .map(|(node, (uuid, boot))| PeerEntry {
-                node_id: node.get(),
-                node_uuid: uuid.to_string(),
-                boot_counter: boot.get(),
-            })
-            .collect();
-        write_toml(&self.directory, FILE_NAME, &PeersFile { peers })
-            .map_err(|error| error.to_string())?;
+        let entry = |(node, pin): (&NodeId, &Pin)| PeerEntry {
+            node_id: node.get(),
+            node_uuid: pin.uuid.to_string(),
+            boot_counter: pin.boot.get(),
+            run_id: pin.run.to_string(),
+        };
+        let file = PeersFile { peers: next.iter().map(entry).collect() };
+        write_toml(&self.directory, FILE_NAME, &file)
+            .map_err(|error| LearnError::NotNoted(error.to_string()))?;
         // Known only once it is durable.
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        self.generation.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// Changes with every pin that is learnt: a cheap way to see that there is news.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+}
+
+/// Why a pin was not learnt.
+#[derive(Debug)]
+pub(super) enum LearnError {
+    /// Another stream has meanwhile shown something that this one contradicts.
+    Refused(HandshakeError),
+    /// It could not be made durable.
+    NotNoted(String),
+}
+
+impl fmt::Display for LearnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::NotNoted(why) => write!(f, "the peer cannot be noted: {why}"),
+        }
     }
 }
 
@@ -125,16 +154,25 @@ mod tests {
     fn what_was_learnt_survives_and_never_goes_backwards() {
         let temp = tempfile::tempdir().unwrap();
         let open = || Pins::open(temp.path(), Worker::start("test").unwrap()).unwrap();
-        let (node, uuid) = (NodeId::new(2), NodeUuid::new([3; 16]));
+        let node = NodeId::new(2);
+        let pin = |uuid, boot, run| Pin {
+            uuid: NodeUuid::new([uuid; 16]),
+            boot: BootCounter::new(boot),
+            run: RunId::new([run; 16]),
+        };
         let pins = open();
         assert_eq!(pins.get(node), None);
-        pins.write(node, (uuid, BootCounter::new(5))).unwrap();
+        pins.write(node, pin(3, 5, 7)).unwrap();
+        assert_eq!(pins.generation(), 1);
         let pins = open();
-        assert_eq!(pins.get(node), Some((uuid, BootCounter::new(5))));
-        assert!(pins.write(node, (uuid, BootCounter::new(4))).is_err());
-        assert!(pins.write(node, (NodeUuid::new([4; 16]), BootCounter::new(9))).is_err());
-        pins.write(node, (uuid, BootCounter::new(6))).unwrap();
-        assert_eq!(open().get(node), Some((uuid, BootCounter::new(6))));
+        assert_eq!(pins.get(node), Some(pin(3, 5, 7)));
+        for other in [pin(3, 4, 7), pin(3, 5, 8), pin(4, 9, 9)] {
+            assert!(matches!(pins.write(node, other), Err(LearnError::Refused(_))), "{other:?}");
+        }
+        pins.write(node, pin(3, 5, 7)).unwrap();
+        assert_eq!(pins.generation(), 0, "nothing new was learnt");
+        pins.write(node, pin(3, 6, 8)).unwrap();
+        assert_eq!(open().get(node), Some(pin(3, 6, 8)));
     }
 
     #[test]

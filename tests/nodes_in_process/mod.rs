@@ -1,6 +1,7 @@
 //! Whole nodes in the test's own process, over loopback and on real files.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use catamaran::client::{Client, Options};
@@ -11,16 +12,18 @@ use catamaran::wire::client::Consistency;
 /// The cluster of all these nodes.
 pub(crate) const CLUSTER: ClusterId = ClusterId::new([9; 16]);
 
-/// `count` ports in a row that nobody listens on.
-fn free_ports(count: u16) -> u16 {
-    loop {
-        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let base = first.local_addr().unwrap().port();
-        let Some(end) = base.checked_add(count) else { continue };
-        if (base + 1..end).all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()) {
-            return base;
-        }
-    }
+/// A loopback address that this process has to itself, so that test processes side by side cannot
+/// take each other's ports between two starts of a node.
+pub(crate) fn own_ip() -> Ipv4Addr {
+    // Process ids are below 2^22 on Linux. 127.64.0.0 and above is used by nothing else.
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 | (high & 0x3f), middle, low)
+}
+
+/// `count` ports in a row that no other node of this process has.
+fn own_ports(count: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    NEXT.fetch_add(count, Ordering::Relaxed)
 }
 
 /// Nodes in one temporary directory. Dropping it after a failure shows what they told.
@@ -37,9 +40,9 @@ impl Cluster {
         let addresses: Vec<NodeAddress> = (1..=count)
             .map(|id| NodeAddress {
                 id: NodeId::new(id),
-                host: "127.0.0.1".to_owned(),
-                client_port_base: free_ports(shards),
-                peer_port_base: free_ports(shards),
+                host: own_ip().to_string(),
+                client_port_base: own_ports(shards),
+                peer_port_base: own_ports(shards),
             })
             .collect();
         let configs: Vec<NodeConfig> = addresses
@@ -48,6 +51,7 @@ impl Cluster {
                 let directory = temp.path().join(format!("node-{}", address.id));
                 let mut config = NodeConfig::new(CLUSTER, address.id, addresses.clone(), directory);
                 config.shards = shards;
+                config.bind = own_ip().into();
                 config.groups = groups;
                 config.arena_bytes_per_shard = 16 << 20;
                 runtime::format(&config).unwrap();
@@ -87,7 +91,7 @@ impl Cluster {
         let addresses: Vec<String> = self
             .configs
             .iter()
-            .map(|config| format!("127.0.0.1:{}", config.own_address().client_port_base))
+            .map(|config| format!("{}:{}", own_ip(), config.own_address().client_port_base))
             .collect();
         within(Duration::from_secs(10), || {
             Client::connect(&addresses, Options::default()).map_err(|error| format!("{error:?}"))
@@ -121,10 +125,14 @@ pub(crate) fn within<T>(time: Duration, mut attempt: impl FnMut() -> Result<T, S
     }
 }
 
+/// Appends where nothing is stopped meanwhile. A refusal is tried again; an unknown outcome must
+/// not be, or the record may be there twice: here it is a failure.
+#[track_caller]
 pub(crate) fn append(client: &Client, group: u64, text: &str) -> u64 {
     within(Duration::from_secs(10), || match client.append(GroupId::new(group), &[text]) {
         Outcome::Done(reply) => Ok(reply.first.get()),
-        other => Err(format!("{other:?}")),
+        Outcome::NotDone(refusal) => Err(format!("{refusal:?}")),
+        Outcome::Unknown(doubt) => panic!("nothing was stopped, and {doubt}"),
     })
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use catamaran::base::{Checksum, Prng};
 use catamaran::model::limits::HANDSHAKE_DEADLINE;
-use catamaran::model::{BootCounter, ClusterId, NodeUuid, ShardId};
+use catamaran::model::{BootCounter, ClusterId, NodeUuid, RunId, ShardId};
 use catamaran::wire::client::{
     ErrorCode, Hello, Kind, Reply, encode_hello, encode_metadata, encode_status,
 };
@@ -239,6 +239,7 @@ fn peer_facts(cluster: &Cluster, to_node: usize, lane: Lane) -> PeerFacts {
         cluster: cluster_id,
         uuid: NodeUuid::new([3; 16]),
         boot: BootCounter::new(1),
+        run: RunId::new([3; 16]),
         nonce: 77,
         echo: 0,
         credit_bytes: 1 << 20,
@@ -369,6 +370,7 @@ fn dialled(cluster: &Cluster, listener: &TcpListener, wanted: Lane) -> TcpStream
             node: node_id(3),
             uuid: NodeUuid::new([3; 16]),
             boot: BootCounter::new(1),
+            run: RunId::new([3; 16]),
             nonce: 77,
             ..theirs
         };

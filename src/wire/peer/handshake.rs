@@ -19,8 +19,8 @@
 //!      3      1  0                            64      8  nonce
 //!      4      2  node id                      72      8  echo: the hello's nonce in a welcome
 //!      6      2  to node                      80      8  bulk credit in bytes
-//!      8      2  shard                        88     64  0
-//!     10      2  shard count
+//!      8      2  shard                        88     16  run id
+//!     10      2  shard count                 104     48  0
 //!     12     12  0
 //! ```
 //!
@@ -28,13 +28,17 @@
 
 use core::fmt;
 
+use super::super::frame::FrameHeader;
 use super::super::frame::{Address, FRAME_HEADER_BYTES, FrameError, Reader, encode_frame};
-use super::super::frame::{FrameHeader, PROTOCOL_VERSION};
 use super::Kind;
-use crate::model::{BootCounter, ClusterId, GroupId, NodeId, NodeUuid, ShardId};
+use super::pin::Pin;
+use crate::model::{BootCounter, ClusterId, GroupId, NodeId, NodeUuid, RunId, ShardId};
 
 /// Bytes of every handshake frame, header included.
 pub const HANDSHAKE_FRAME_BYTES: usize = 192;
+/// The version of the peers' protocol, which moves on its own: the clients' one and the frame format
+/// may stay what they are. 2 brought the run id; a node of version 1 is told so and refused.
+pub const PEER_PROTOCOL_VERSION: u8 = 2;
 const BODY_BYTES: usize = HANDSHAKE_FRAME_BYTES - FRAME_HEADER_BYTES;
 const REFUSED_TEXT_BYTES_MAX: usize = BODY_BYTES - 4;
 
@@ -89,6 +93,8 @@ pub struct PeerFacts {
     pub uuid: NodeUuid,
     /// How often it was started.
     pub boot: BootCounter,
+    /// This run of it.
+    pub run: RunId,
     /// A number that the speaker has not used before, so that old answers are recognised. Not 0.
     pub nonce: u64,
     /// In a welcome the hello's nonce, in a hello 0.
@@ -99,7 +105,7 @@ pub struct PeerFacts {
 
 impl PeerFacts {
     /// The versions this program speaks, for `version_min` and `version_max`.
-    pub const VERSIONS: (u8, u8) = (PROTOCOL_VERSION, PROTOCOL_VERSION);
+    pub const VERSIONS: (u8, u8) = (PEER_PROTOCOL_VERSION, PEER_PROTOCOL_VERSION);
 
     /// What the acceptor, whose own facts are `self`, says to `hello`: the same lane, addressed
     /// to its sender, with its nonce.
@@ -182,6 +188,12 @@ pub enum HandshakeError {
         /// What it shows now.
         found: BootCounter,
     },
+    /// The node was seen with this boot counter, but in another run: its data directory and a copy
+    /// of it were both started.
+    Run {
+        /// The counter that both show.
+        boot: BootCounter,
+    },
     /// The welcome answers another hello than ours (an old or replayed one).
     Nonce,
     /// The other end refused us.
@@ -194,6 +206,8 @@ pub enum HandshakeError {
         /// Who it says it is.
         found: NodeId,
     },
+    /// Who the other end is cannot be made durable at the moment; it may try again.
+    NotNoted,
 }
 
 impl HandshakeError {
@@ -213,6 +227,8 @@ impl HandshakeError {
             Self::Nonce => 11,
             Self::Refused { .. } => 12,
             Self::Stranger { .. } => 13,
+            Self::Run { .. } => 14,
+            Self::NotNoted => 15,
         }
     }
 }
@@ -223,7 +239,7 @@ impl fmt::Display for HandshakeError {
             Self::Frame(error) => write!(f, "not a handshake: {error}"),
             Self::Kind { found } => write!(f, "unexpected handshake kind {found}"),
             Self::Version { min, max } => {
-                write!(f, "peer speaks versions {min} to {max}, known is {PROTOCOL_VERSION}")
+                write!(f, "peer speaks versions {min} to {max}, known is {PEER_PROTOCOL_VERSION}")
             }
             Self::Cluster { found } => write!(f, "peer belongs to cluster {found}"),
             Self::Node { found, wants } => {
@@ -233,14 +249,28 @@ impl fmt::Display for HandshakeError {
             Self::ShardCount { found } => write!(f, "peer has {found} shards"),
             Self::Lane { found } => write!(f, "peer answered for lane {found:?}"),
             Self::Uuid { found } => {
-                write!(f, "peer's data directory is {found}, not the one known for its id")
+                write!(
+                    f,
+                    "peer's data directory is {found}, not the one known for its id (O-03): bring \
+                     that one back"
+                )
             }
             Self::Boot { pinned, found } => {
-                write!(f, "peer's boot counter is {found}, seen before was {pinned}")
+                write!(
+                    f,
+                    "peer's boot counter is {found}, seen before was {pinned} (O-04): an old copy \
+                     of a data directory: bring the original back"
+                )
             }
+            Self::Run { boot } => write!(
+                f,
+                "peer's boot counter {boot} was shown by another run (O-04): a copy of a data \
+                 directory: stop it, bring the original back"
+            ),
             Self::Nonce => f.write_str("peer answered another hello"),
             Self::Refused { code } => write!(f, "peer refused, code {code}"),
             Self::Stranger { found } => write!(f, "node {found} is not in the configuration"),
+            Self::NotNoted => f.write_str("the peer cannot be noted at the moment"),
         }
     }
 }
@@ -251,15 +281,14 @@ impl std::error::Error for HandshakeError {}
 ///
 /// `mine` is what this end says: a dialler passes what it sent, an acceptor what it is about to
 /// answer ([`PeerFacts::answering`], with the `node` it found in the configuration). `pinned` is
-/// what was durably noted when this node id was last seen. A boot counter equal to the pin is the
-/// same run of the process and is welcome; a smaller one is not (N-04, O-04).
+/// what was durably noted when this node id was last seen; [`Pin::check`] judges by it (N-04, O-04).
 ///
 /// # Errors
 /// The first reason found, in the order of what an operator should look at first.
 pub fn check_hello(
     mine: &PeerFacts,
     theirs: &PeerFacts,
-    pinned: Option<(NodeUuid, BootCounter)>,
+    pinned: Option<Pin>,
 ) -> Result<(), HandshakeError> {
     if theirs.version_max < mine.version_min || mine.version_max < theirs.version_min {
         let (min, max) = (theirs.version_min, theirs.version_max);
@@ -285,15 +314,7 @@ pub fn check_hello(
     if mine.echo == 0 && theirs.echo != mine.nonce {
         return Err(HandshakeError::Nonce);
     }
-    if let Some((uuid, boot)) = pinned {
-        if theirs.uuid != uuid {
-            return Err(HandshakeError::Uuid { found: theirs.uuid });
-        }
-        if theirs.boot < boot {
-            return Err(HandshakeError::Boot { pinned: boot, found: theirs.boot });
-        }
-    }
-    Ok(())
+    pinned.map_or(Ok(()), |pin| pin.check(&Pin::of(theirs)))
 }
 
 /// The dialler's first frame.
@@ -332,6 +353,7 @@ fn encode_facts(kind: Kind, facts: &PeerFacts) -> [u8; HANDSHAKE_FRAME_BYTES] {
         for number in [facts.boot.get(), facts.nonce, facts.echo, facts.credit_bytes] {
             to.extend_from_slice(&number.to_le_bytes());
         }
+        to.extend_from_slice(&facts.run.get());
     })
 }
 
@@ -387,6 +409,9 @@ fn decode_facts(body: &[u8]) -> Result<PeerFacts, FrameError> {
     let (node, to_node) = (NodeId::new(from.u16()?), NodeId::new(from.u16()?));
     let (shard, shard_count) = (ShardId::new(from.u16()?), from.u16()?);
     from.reserved(12)?;
+    let (cluster, uuid) = (ClusterId::new(from.array()?), NodeUuid::new(from.array()?));
+    let boot = BootCounter::new(from.u64()?);
+    let (nonce, echo, credit_bytes) = (from.u64()?, from.u64()?, from.u64()?);
     Ok(PeerFacts {
         version_min,
         version_max,
@@ -395,11 +420,12 @@ fn decode_facts(body: &[u8]) -> Result<PeerFacts, FrameError> {
         to_node,
         shard,
         shard_count,
-        cluster: ClusterId::new(from.array()?),
-        uuid: NodeUuid::new(from.array()?),
-        boot: BootCounter::new(from.u64()?),
-        nonce: from.u64()?,
-        echo: from.u64()?,
-        credit_bytes: from.u64()?,
+        cluster,
+        uuid,
+        boot,
+        run: RunId::new(from.array()?),
+        nonce,
+        echo,
+        credit_bytes,
     })
 }

@@ -7,15 +7,15 @@ use crate::base::Checksum;
 use crate::model::limits::{BATCH_BYTES_MAX, FRAME_BYTES_MAX, GROUPS_MAX};
 use crate::model::{
     BootCounter, ClusterId, EntryId, GroupId, LogIndex, Membership, NodeId, NodeUuid, ReplicaId,
-    ShardId, Term,
+    RunId, ShardId, Term,
 };
 use crate::raft::{Envelope, Message};
-use crate::wire::{Assembler, FRAME_HEADER_BYTES, FrameError, PROTOCOL_VERSION};
+use crate::wire::{Assembler, FRAME_HEADER_BYTES, FrameError};
 
 fn facts(node: u16, to_node: u16, nonce: u64) -> PeerFacts {
     PeerFacts {
-        version_min: PROTOCOL_VERSION,
-        version_max: PROTOCOL_VERSION,
+        version_min: PEER_PROTOCOL_VERSION,
+        version_max: PEER_PROTOCOL_VERSION,
         lane: Lane::Bulk,
         node: NodeId::new(node),
         to_node: NodeId::new(to_node),
@@ -24,6 +24,7 @@ fn facts(node: u16, to_node: u16, nonce: u64) -> PeerFacts {
         cluster: ClusterId::new([1; 16]),
         uuid: NodeUuid::new([u8::try_from(node).expect("small"); 16]),
         boot: BootCounter::new(5),
+        run: RunId::new([50 + u8::try_from(node).expect("small"); 16]),
         nonce,
         echo: 0,
         credit_bytes: 4 << 20,
@@ -37,8 +38,7 @@ fn two_nodes_of_a_cluster_agree() {
     let Ok(Handshake::Hello(heard)) = decode_handshake(&frame) else { panic!("a hello") };
     assert_eq!(heard, dialler);
     let acceptor = facts(2, 0, 200).answering(&heard);
-    let pin = |node: &PeerFacts| Some((node.uuid, node.boot));
-    assert_eq!(check_hello(&acceptor, &heard, pin(&dialler)), Ok(()));
+    assert_eq!(check_hello(&acceptor, &heard, Some(Pin::of(&dialler))), Ok(()));
 
     let frame = encode_welcome(&acceptor);
     let Ok(Handshake::Welcome(heard)) = decode_handshake(&frame) else { panic!("a welcome") };
@@ -61,12 +61,19 @@ fn each_thing_that_may_not_differ_is_refused() {
     assert_eq!(number(PeerFacts { shard_count: 3, ..hello }), 7);
     assert_eq!(number(PeerFacts { lane: Lane::Control, ..hello }), 8);
     // A wiped directory, and an old copy of the right one.
-    let pinned = |boot| Some((hello.uuid, BootCounter::new(boot)));
+    let pinned = |boot| Some(Pin { boot: BootCounter::new(boot), ..Pin::of(&hello) });
     let wiped = PeerFacts { uuid: NodeUuid::new([9; 16]), ..hello };
     assert_eq!(check_hello(&mine, &wiped, pinned(5)).map_err(|e| e.number()), Err(9));
     assert_eq!(check_hello(&mine, &hello, pinned(6)).map_err(|e| e.number()), Err(10));
     assert_eq!(check_hello(&mine, &hello, pinned(5)), Ok(()));
     assert_eq!(check_hello(&mine, &hello, pinned(4)), Ok(()));
+    // A copy that is exactly one start old counts to the number that the original has shown.
+    let copy = PeerFacts { run: RunId::new([9; 16]), ..hello };
+    assert_eq!(check_hello(&mine, &copy, pinned(5)).map_err(|e| e.number()), Err(14));
+    assert_eq!(check_hello(&mine, &copy, pinned(4)), Ok(()));
+    // A node of the first version, which has no run id, is told the version and not a riddle.
+    let old = PeerFacts { version_min: 1, version_max: 1, run: RunId::default(), ..hello };
+    assert_eq!(check_hello(&mine, &old, pinned(5)).map_err(|e| e.number()), Err(3));
 }
 
 #[test]
@@ -81,12 +88,19 @@ fn an_old_welcome_and_a_hello_without_nonce_are_refused() {
 
 #[test]
 fn a_refusal_tells_its_reason_in_a_frame_of_the_same_size() {
-    let error = HandshakeError::Uuid { found: NodeUuid::new([7; 16]) };
-    let frame = encode_refused(&error);
-    let Ok(Handshake::Refused { code, text }) = decode_handshake(&frame) else {
-        panic!("a refusal")
-    };
-    assert_eq!((code, text), (error.number(), &error.to_string()[..]));
+    let (most, uuid) = (BootCounter::new(u64::MAX), NodeUuid::new([7; 16]));
+    for error in [
+        HandshakeError::Uuid { found: uuid },
+        HandshakeError::Boot { pinned: most, found: most },
+        HandshakeError::Run { boot: most },
+    ] {
+        let frame = encode_refused(&error);
+        let Ok(Handshake::Refused { code, text }) = decode_handshake(&frame) else {
+            panic!("a refusal")
+        };
+        // Whole, with the rule and the cure, however large the numbers are.
+        assert_eq!((code, text), (error.number(), &error.to_string()[..]));
+    }
 }
 
 #[test]
