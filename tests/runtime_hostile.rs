@@ -267,7 +267,7 @@ fn what_is_opened_while_a_node_stops_is_closed_with_it() {
                     let _ = stream.write_all(&peer_hello(&facts(1, 1, 5)));
                     opened.push(stream);
                     // So that there are always some which have just been opened.
-                    std::thread::sleep(Duration::from_micros(200));
+                    std::thread::sleep(Duration::from_micros(50));
                 }
                 opened
             };

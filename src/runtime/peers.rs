@@ -488,3 +488,37 @@ async fn read_control(core: &Rc<Core>, peer: NodeId, stream: &Stream) {
 pub(super) fn port_of(base: u16, shard: ShardId) -> u16 {
     base.checked_add(shard.get()).expect("checked with the configuration")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn what_comes_up_after_all_were_closed_is_shut_down_at_once() {
+        let executor = glommio::LocalExecutorBuilder::default().make().unwrap();
+        executor.run(async {
+            let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            let address = listener.local_addr().unwrap();
+            let peers = Peers::default();
+            for opened in [Opened::ByUs, Opened::ByThem] {
+                let ours = TcpStream::connect(address).await.unwrap();
+                let (mut theirs, _) = listener.accept().unwrap();
+                let (link, _met) = peers.take_over(ours, opened).expect("nothing is closed yet");
+                peers.close_all();
+                assert!(link.is_closed());
+                assert_eq!(theirs.read(&mut [0]).unwrap(), 0, "the other end hears of it");
+
+                // Was under way when all were closed.
+                let late = TcpStream::connect(address).await.unwrap();
+                let (mut theirs, _) = listener.accept().unwrap();
+                theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                assert!(peers.take_over(late, opened).is_none());
+                assert_eq!(theirs.read(&mut [0]).unwrap(), 0, "not a socket without an owner");
+                assert!(peers.handshakes.borrow().is_empty());
+                peers.closed.set(false);
+            }
+        });
+    }
+}
