@@ -13,6 +13,9 @@ use crate::wal::Geometry;
 /// Bytes of one extent of a simulated arena: a few of the largest blocks.
 const ARENA_EXTENT_BYTES: usize = 256 << 10;
 
+/// Extents of the smallest arena that the configuration takes.
+const ARENA_EXTENTS_MIN: usize = 16;
+
 /// A range of durations, drawn from evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Between {
@@ -174,24 +177,22 @@ impl Plan {
     /// Draws the world of `seed`.
     pub fn draw(seed: u64) -> Self {
         let mut prng = Prng::new(seed);
-        // Three nodes are what people run; one and five have corners of their own.
-        let nodes = *pick(&mut prng, &[1, 3, 3, 3, 3, 3, 3, 5]);
-        let geometry = draw_geometry(&mut prng);
+        // Three nodes are what people run; the others that the configuration takes have corners of
+        // their own, and so have many groups.
+        let nodes = *pick(&mut prng, &[1, 3, 3, 3, 3, 3, 5, 7]);
+        let groups = *pick(&mut prng, &[1, 1, 1, 2, 2, 3, 5, 8, 13, 13, 50, 200]);
+        let geometry = draw_geometry(&mut prng, groups);
         let disk = draw_disk(&mut prng);
         let net = draw_net(&mut prng);
         let chaos = draw_chaos(&mut prng, nodes);
         let load = draw_load(&mut prng, &geometry);
         let credit_bytes: u64 = *pick(&mut prng, &[64 << 10, 256 << 10, 1 << 20]);
-        // What all peers together may send and have sent to them, and room to work: with less,
-        // two nodes can wait for each other's memory for ever.
-        let peers = 2 * (u64::from(nodes) - 1);
-        let lent = usize::try_from(peers * credit_bytes).expect("a few MiB");
-        let arena_extents = lent.div_ceil(ARENA_EXTENT_BYTES) + *pick(&mut prng, &[8, 12, 24]);
+        let arena_extents = draw_arena(&mut prng, nodes, credit_bytes, &geometry);
         Self {
             seed,
             nodes,
             shards: *pick(&mut prng, &[1, 1, 2]),
-            groups: *pick(&mut prng, &[1, 1, 2, 3, 5, 8, 13]),
+            groups,
             geometry,
             arena_extents,
             arena_extent_bytes: ARENA_EXTENT_BYTES,
@@ -286,10 +287,17 @@ fn pick<'a, T>(prng: &mut Prng, choices: &'a [T]) -> &'a T {
     &choices[usize::try_from(choice).expect("an index of a slice")]
 }
 
-fn draw_geometry(prng: &mut Prng) -> Geometry {
-    let block_bytes_max: u32 = *pick(prng, &[16 << 10, 32 << 10, 64 << 10]);
-    let writes_in_flight_max = *pick(prng, &[1, 2, 4, 8]);
-    let segment_bytes = *pick(prng, &[256 << 10, 512 << 10, 1 << 20]);
+fn draw_geometry(prng: &mut Prng, groups: u64) -> Geometry {
+    // A checkpoint of all groups opens every segment, and must leave room for what it is for.
+    let segments: &[u64] = if groups <= 13 {
+        &[64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20]
+    } else {
+        &[256 << 10, 512 << 10, 1 << 20]
+    };
+    let segment_bytes = *pick(prng, segments);
+    let block_bytes_max = (*pick(prng, &[16_u32 << 10, 32 << 10, 64 << 10]))
+        .min(u32::try_from(segment_bytes / 2).expect("a MiB at most"));
+    let writes_in_flight_max = *pick(prng, &[1, 2, 4, 8, 32]);
     let in_flight = u64::from(block_bytes_max) * u64::from(writes_in_flight_max);
     let geometry = Geometry {
         segment_bytes,
@@ -299,6 +307,15 @@ fn draw_geometry(prng: &mut Prng) -> Geometry {
     };
     geometry.check();
     geometry
+}
+
+/// Half of it for what peers send, the other half for own writes: that is what the configuration
+/// asks for at least, and one choice is exactly that.
+fn draw_arena(prng: &mut Prng, nodes: u16, credit_bytes: u64, geometry: &Geometry) -> usize {
+    let halves = [u64::from(nodes - 1) * credit_bytes, geometry.in_flight_bytes_max];
+    let least = 2 * usize::try_from(halves[0].max(halves[1])).expect("a few MiB");
+    let least = least.div_ceil(ARENA_EXTENT_BYTES).max(ARENA_EXTENTS_MIN);
+    least + *pick(prng, &[0, 0, 8, 24])
 }
 
 fn draw_retention(prng: &mut Prng, geometry: &Geometry) -> Option<u64> {
@@ -408,9 +425,12 @@ mod tests {
     #[test]
     fn a_few_hundred_seeds_reach_every_kind_of_world() {
         let plans: Vec<Plan> = (0..300).map(Plan::draw).collect();
-        for nodes in [1, 3, 5] {
+        for nodes in [1, 3, 5, 7] {
             assert!(plans.iter().any(|plan| plan.nodes == nodes), "{nodes} nodes");
         }
+        assert!(plans.iter().any(|plan| plan.groups == 200 && plan.nodes == 3));
+        assert!(plans.iter().any(|plan| plan.geometry.segment_bytes == 64 << 10));
+        assert!(plans.iter().any(|plan| plan.arena_extents == ARENA_EXTENTS_MIN));
         assert!(plans.iter().any(|plan| plan.chaos.crash.is_none()));
         assert!(plans.iter().any(|plan| plan.chaos.rot && plan.chaos.cut.is_some()));
         assert!(plans.iter().any(|plan| plan.retention_bytes.is_some() && plan.shards == 2));
