@@ -4,9 +4,11 @@
 //! every control message as it is sent, so that a promise that runs ahead of its write is found
 //! where it is made.
 
+use super::lies::Stored;
 use super::links::flatten;
 use super::mirror::BlockFacts;
 use super::node::{PendingRead, SUPERVISOR};
+use super::plan::Between;
 use super::promise::check_sent;
 use super::verdict::{Check, Failure, Fault, fail};
 use super::world::{At, Event, World, node_id};
@@ -19,7 +21,11 @@ use crate::wire::peer::{BulkFrame, decode_control};
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader};
 
 /// EIO, as Linux numbers it.
-const EIO: i32 = 5;
+pub(super) const EIO: i32 = 5;
+/// How long one input or output of a slow device takes.
+const SLOW_IO: Between = Between::millis(20, 300);
+/// From the deletion of a file to the end of the directory's sync.
+const DIRECTORY_SYNC: Between = Between::micros(100, 30_000);
 
 impl World {
     /// Starts one effect.
@@ -39,7 +45,9 @@ impl World {
             }
             Effect::RemoveSegment { segment } => {
                 self.note("remove", &[at.node as u64, segment.0]);
-                self.core(at).expect("seen above").disk.remove(segment)?;
+                let now = self.queue.now();
+                let synced = now.after(DIRECTORY_SYNC.draw(&mut self.prng.disk));
+                self.core(at).expect("seen above").disk.remove(segment, now, synced)?;
             }
             Effect::SendPeer { peer, lane, stream, frame } => {
                 self.check_frame(at, peer, lane, &frame)?;
@@ -106,6 +114,13 @@ impl World {
         Ok(())
     }
 
+    /// How long the device of a node takes for something.
+    fn io_time(&mut self, node: usize, usual: Between) -> core::time::Duration {
+        let slow = self.queue.now() < self.nodes[node].slow_disk_until;
+        let time = if slow { SLOW_IO } else { usual };
+        time.draw(&mut self.prng.disk)
+    }
+
     fn start_write(
         &mut self,
         at: At,
@@ -118,7 +133,7 @@ impl World {
         let crc = u64::from(checksum.as_u32());
         self.note("write", &[at.node as u64, at.shard as u64, segment.0, offset, crc]);
         let facts = self.block_facts(at, place, &block)?;
-        let delay = self.plan.disk.write.draw(&mut self.prng.disk);
+        let delay = self.io_time(at.node, self.plan.disk.write);
         let ppm = self.plan.disk.write_error_ppm;
         let fails = self.chaotic && self.prng.disk.chance(ppm, 1_000_000);
         let core = self.core(at).expect("the caller saw it");
@@ -168,9 +183,13 @@ impl World {
         if self.postponed(at, Event::WriteEnds(at, write, well)) {
             return Ok(());
         }
-        let Some(core) = self.core(at) else { return Ok(()) };
+        if self.core(at).is_none() {
+            return Ok(());
+        }
+        let stored = if well { self.what_is_stored(at, write) } else { Stored::Well };
+        let core = self.core(at).expect("seen above");
         let input = if well {
-            core.disk.complete(write)?;
+            core.disk.complete(write, stored)?;
             core.mirror.confirmed(write);
             Input::WriteDone { write }
         } else {
@@ -181,6 +200,27 @@ impl World {
         self.note("written", &[at.node as u64, at.shard as u64, write.get(), u64::from(well)]);
         self.give(at, input);
         Ok(())
+    }
+
+    /// Where a confirmed write goes: nearly always to where it belongs.
+    fn what_is_stored(&mut self, at: At, write: WriteSeq) -> Stored {
+        let disk = self.plan.disk;
+        if !self.chaotic || disk.lost_ppm + disk.misdirected_ppm == 0 || !self.may_damage(at.node) {
+            return Stored::Well;
+        }
+        if self.prng.disk.chance(disk.lost_ppm, 1_000_000) {
+            self.damage(at.node, Fault::LostWrite);
+            return Stored::Nowhere;
+        }
+        if self.prng.disk.chance(disk.misdirected_ppm, 1_000_000) {
+            let disk = &self.nodes[at.node].cores[at.shard].disk;
+            let place = disk.wrong_place(disk.bytes_of(write), &mut self.prng.disk);
+            if let Some((segment, offset)) = place {
+                self.damage(at.node, Fault::MisdirectedWrite);
+                return Stored::Elsewhere(segment, offset);
+            }
+        }
+        Stored::Well
     }
 
     /// Whether an event must wait because the device does nothing.
@@ -195,7 +235,7 @@ impl World {
 
     fn start_read(&mut self, at: At, read: ReadSeq, pending: PendingRead) {
         self.note("read", &[at.node as u64, at.shard as u64, pending.segment.0, pending.offset]);
-        let delay = self.plan.disk.read.draw(&mut self.prng.disk);
+        let delay = self.io_time(at.node, self.plan.disk.read);
         let ppm = self.plan.disk.read_error_ppm;
         let fails = self.chaotic && self.prng.disk.chance(ppm, 1_000_000);
         let live = self.live_at(at).expect("the caller saw it");
@@ -226,9 +266,11 @@ impl World {
     fn start_prepare(&mut self, at: At, segment: SegmentNo, recycle: Option<SegmentNo>) -> Check {
         let old = recycle.map_or(u64::MAX, |old| old.0);
         self.note("prepare", &[at.node as u64, at.shard as u64, segment.0, old]);
-        let delay = self.plan.disk.prepare.draw(&mut self.prng.disk);
+        let delay = self.io_time(at.node, self.plan.disk.prepare);
         let ppm = self.plan.disk.no_space_ppm;
-        let fails = recycle.is_none() && self.chaotic && self.prng.disk.chance(ppm, 1_000_000);
+        let full = self.queue.now() < self.nodes[at.node].disk_full_until
+            || (self.chaotic && self.prng.disk.chance(ppm, 1_000_000));
+        let fails = recycle.is_none() && full;
         self.core(at).expect("the caller saw it").disk.prepare(segment, recycle)?;
         self.summary.recycles += u64::from(recycle.is_some());
         self.queue.after(delay, Event::SegmentMade(at, segment, !fails));

@@ -66,6 +66,23 @@ impl World {
         Ok(done && self.conns.nobody_waits() && self.laggard()?.is_none())
     }
 
+    /// A number that changes with every step towards the end of the audit.
+    pub(super) fn audit_steps(&mut self) -> u64 {
+        let stages = self.audit.stages.iter().map(|stage| match stage {
+            Stage::Probes(_) => 0,
+            Stage::Reads(next) => next.get(),
+            Stage::Done => u64::MAX / 2,
+        });
+        let mut steps = stages.fold(0_u64, |sum, more| sum.wrapping_add(more));
+        for node in 0..self.nodes.len() {
+            for group in (1..=self.plan.groups).map(GroupId::new) {
+                let commit = self.commit_of(node, group).map_or(0, LogIndex::get);
+                steps = steps.wrapping_add(commit);
+            }
+        }
+        steps
+    }
+
     /// A slot of the auditor asks what its stage wants.
     pub(super) fn on_audit_wake(&mut self, client: usize, slot: usize) -> Check {
         let group = group_of(slot);

@@ -10,6 +10,7 @@ use super::node::SUPERVISOR;
 use super::plan::Recurring;
 use super::verdict::{Check, Fault};
 use super::world::{Event, World};
+use crate::base::Moment;
 use crate::shard::Input;
 
 /// How long a node that was asked to stop gets.
@@ -34,6 +35,20 @@ pub(super) enum Chaos {
     Resume { node: usize, boot: u64 },
     /// A device does nothing.
     Stall,
+    /// A device does nothing, until its node is restarted.
+    Hang,
+    /// A device takes long.
+    SlowDisk,
+    /// A device has no room.
+    DiskFull,
+    /// Stored bytes change.
+    Rot,
+    /// A clock jumps.
+    ClockJump,
+    /// A node is suspended.
+    Freeze,
+    /// A node's turns take long.
+    SlowCore,
 }
 
 /// Directed links that one cut stops.
@@ -48,6 +63,13 @@ impl World {
             (chaos.cut, Chaos::Cut),
             (chaos.pause, Chaos::Pause),
             (chaos.stall, Chaos::Stall),
+            (chaos.hang, Chaos::Hang),
+            (chaos.slow_disk, Chaos::SlowDisk),
+            (chaos.disk_full, Chaos::DiskFull),
+            (chaos.rot, Chaos::Rot),
+            (chaos.clock_jump, Chaos::ClockJump),
+            (chaos.freeze, Chaos::Freeze),
+            (chaos.slow_core, Chaos::SlowCore),
         ] {
             if let Some(kind) = kind {
                 self.again(kind, begins);
@@ -67,11 +89,16 @@ impl World {
             Chaos::Lost { node, boot } => self.on_lost(node, boot),
             Chaos::Uncut(cut) => self.uncut(cut),
             Chaos::Resume { node, boot } => self.resume(node, boot),
-            Chaos::Crash | Chaos::Cut | Chaos::Pause | Chaos::Stall if !self.chaotic => {}
+            _ if !self.chaotic => {}
             Chaos::Crash => self.begin_crash(),
             Chaos::Cut => self.begin_cut(),
             Chaos::Pause => self.begin_pause(),
             Chaos::Stall => self.begin_stall(),
+            Chaos::Hang => self.begin_hang(),
+            Chaos::SlowDisk | Chaos::DiskFull | Chaos::SlowCore => self.begin_phase(chaos),
+            Chaos::Rot => self.begin_rot(),
+            Chaos::ClockJump => self.jump(),
+            Chaos::Freeze => self.begin_freeze(),
         }
         Ok(())
     }
@@ -135,7 +162,7 @@ impl World {
         if self.nodes[node].boot != boot || self.nodes[node].is_up() {
             return Ok(());
         }
-        if self.chaotic && self.plan.chaos.rot && self.prng.chaos.chance(1, 3) {
+        if self.chaotic && self.plan.chaos.rot.is_some() && self.prng.chaos.chance(1, 3) {
             self.rot(node);
         }
         self.boot(node)
@@ -187,16 +214,32 @@ impl World {
 
     fn begin_pause(&mut self) {
         let Some(kind) = self.plan.chaos.pause else { return };
-        let node = self.any_node();
-        if self.nodes[node].is_up() && !self.nodes[node].paused {
-            self.tally.count(Fault::Pause);
-            self.nodes[node].paused = true;
-            self.note("pause", &[node as u64]);
-            let lasts = kind.lasts.draw(&mut self.prng.chaos);
-            let boot = self.nodes[node].boot;
-            self.queue.after(lasts, Event::Chaos(Chaos::Resume { node, boot }));
-        }
+        self.stand_still(kind, Fault::Pause);
         self.again(kind, Chaos::Pause);
+    }
+
+    /// As a virtual machine that is suspended: it does not even notice that time has passed.
+    fn begin_freeze(&mut self) {
+        let Some(kind) = self.plan.chaos.freeze else { return };
+        if let Some(node) = self.stand_still(kind, Fault::Freeze) {
+            let now = self.queue.now();
+            self.nodes[node].freeze_clock(now);
+        }
+        self.again(kind, Chaos::Freeze);
+    }
+
+    fn stand_still(&mut self, kind: Recurring, fault: Fault) -> Option<usize> {
+        let node = self.any_node();
+        if !self.nodes[node].answers() {
+            return None;
+        }
+        self.tally.count(fault);
+        self.nodes[node].paused = true;
+        self.note("pause", &[node as u64, fault as u64]);
+        let lasts = kind.lasts.draw(&mut self.prng.chaos);
+        let boot = self.nodes[node].boot;
+        self.queue.after(lasts, Event::Chaos(Chaos::Resume { node, boot }));
+        Some(node)
     }
 
     fn resume(&mut self, node: usize, boot: u64) {
@@ -204,6 +247,8 @@ impl World {
             return;
         }
         self.nodes[node].paused = false;
+        let now = self.queue.now();
+        self.nodes[node].thaw_clock(now);
         self.note("resume", &[node as u64]);
         for shard in 0..usize::from(self.plan.shards) {
             self.turn_soon(self.nodes[node].at(shard));
@@ -218,9 +263,66 @@ impl World {
         let node = self.any_node();
         self.tally.count(Fault::Stall);
         let until = self.queue.now().after(kind.lasts.draw(&mut self.prng.chaos));
+        // One that hangs already goes on hanging.
+        let until = until.max(self.nodes[node].stalled_until);
         self.nodes[node].stalled_until = until;
         self.note("stall", &[node as u64, until.as_nanos()]);
         self.again(kind, Chaos::Stall);
+    }
+
+    /// What was begun is never answered. Somebody sees it after a while and restarts the node; the
+    /// device then works again.
+    fn begin_hang(&mut self) {
+        let Some(kind) = self.plan.chaos.hang else { return };
+        let node = self.any_node();
+        if self.nodes[node].is_up() {
+            self.tally.count(Fault::Hang);
+            self.nodes[node].stalled_until = Moment::NEVER;
+            self.note("hang", &[node as u64]);
+            let lasts = kind.lasts.draw(&mut self.prng.chaos);
+            let boot = self.nodes[node].boot;
+            self.queue.after(lasts, Event::Chaos(Chaos::Lost { node, boot }));
+        }
+        self.again(kind, Chaos::Hang);
+    }
+
+    /// A node is worse off for a while.
+    fn begin_phase(&mut self, chaos: Chaos) {
+        let plan = &self.plan.chaos;
+        let (kind, fault) = match chaos {
+            Chaos::SlowDisk => (plan.slow_disk, Fault::SlowDisk),
+            Chaos::DiskFull => (plan.disk_full, Fault::DiskFull),
+            _ => (plan.slow_core, Fault::SlowCore),
+        };
+        let Some(kind) = kind else { return };
+        let node = self.any_node();
+        self.tally.count(fault);
+        let until = self.queue.now().after(kind.lasts.draw(&mut self.prng.chaos));
+        let one = &mut self.nodes[node];
+        match chaos {
+            Chaos::SlowDisk => one.slow_disk_until = until,
+            Chaos::DiskFull => one.disk_full_until = until,
+            _ => one.slow_core_until = until,
+        }
+        self.note("phase", &[node as u64, fault as u64, until.as_nanos()]);
+        self.again(kind, chaos);
+    }
+
+    fn begin_rot(&mut self) {
+        let Some(kind) = self.plan.chaos.rot else { return };
+        let node = self.any_node();
+        self.rot(node);
+        self.again(kind, Chaos::Rot);
+    }
+
+    fn jump(&mut self) {
+        let Some(kind) = self.plan.chaos.clock_jump else { return };
+        let node = self.any_node();
+        self.tally.count(Fault::ClockJump);
+        let by = kind.lasts.draw(&mut self.prng.chaos);
+        self.nodes[node].jump_clock(by);
+        self.note("jump", &[node as u64, u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)]);
+        self.again(kind, Chaos::ClockJump);
     }
 
     /// Everything is mended at once; nothing breaks any more.
@@ -232,9 +334,19 @@ impl World {
         }
         let now = self.queue.now();
         for node in 0..self.nodes.len() {
-            self.nodes[node].stalled_until = now;
-            let boot = self.nodes[node].boot;
+            let hung = self.nodes[node].stalled_until == Moment::NEVER;
+            let one = &mut self.nodes[node];
+            one.stalled_until = now;
+            one.slow_disk_until = now;
+            one.disk_full_until = now;
+            one.slow_core_until = now;
+            let boot = one.boot;
             self.resume(node, boot);
+            // Whoever looks after a cluster restarts a node whose device hangs or whose log reads
+            // badly: only a start finds all of the damage.
+            if (hung || self.is_damaged(node)) && self.nodes[node].is_up() {
+                self.crash(node, false);
+            }
             if !self.nodes[node].is_up() && !self.nodes[node].refused {
                 self.boot(node)?;
             }

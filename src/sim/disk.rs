@@ -3,36 +3,33 @@
 //! Apart because what a device may do to a log is the most important fact of this world: a
 //! confirmed write is there for ever, of an unconfirmed one any subset of sectors may be (fault
 //! model D1, D2), a file appears and vanishes whole (D13), a recycled file still holds its old
-//! content (D11). Checks the contract of `shard::Effect::Write` as it goes. Does not: know blocks,
-//! decide latencies or when somebody crashes.
+//! content (D11). Checks the contract of `shard::Effect::Write` as it goes. What a device does that
+//! it must not do is in `lies`. Does not: know blocks, decide latencies or when somebody crashes.
 
 use std::collections::BTreeMap;
 
+use super::lies::{Lie, Stored};
 use super::verdict::{Check, fail};
-use crate::base::{Checksum, Prng, Slice};
+use crate::base::{Checksum, Moment, Prng, Slice};
 use crate::model::WriteSeq;
 use crate::model::limits::DEVICE_ALIGN_BYTES;
 use crate::wal::{Geometry, SegmentNo};
 
 /// What a device writes at once or not at all.
 const SECTOR_BYTES: usize = 512;
-/// The newest writes are never rotted: until a later block carries their watermark, nothing on
-/// this disk tells rot from a torn write (W-05, "residual doubt").
-const ROT_SPARES_WRITES: usize = 24;
-
 /// One segment file: what a crash now would leave for certain.
-struct File {
-    durable: Vec<u8>,
+pub(super) struct File {
+    pub(super) durable: Vec<u8>,
     /// Behind everything submitted since the file got its name: nobody writes twice in one place.
     written_upto: u64,
 }
 
 /// A write that the device has not confirmed.
-struct InFlight {
-    write: WriteSeq,
-    segment: SegmentNo,
-    offset: u64,
-    block: Slice,
+pub(super) struct InFlight {
+    pub(super) write: WriteSeq,
+    pub(super) segment: SegmentNo,
+    pub(super) offset: u64,
+    pub(super) block: Slice,
     /// Of the block at submission; it must still hold at completion (I-07).
     checksum: Checksum,
 }
@@ -43,11 +40,20 @@ struct Preparing {
     recycle: Option<SegmentNo>,
 }
 
-/// A completed write, for choosing what rots.
-struct Written {
+/// A file that was deleted and whose directory entry may come back: the directory was not synced.
+struct Removed {
     segment: SegmentNo,
-    offset: u64,
-    bytes: usize,
+    file: File,
+    synced: Moment,
+}
+
+/// A completed write, for choosing what rots.
+pub(super) struct Written {
+    pub(super) segment: SegmentNo,
+    pub(super) offset: u64,
+    pub(super) bytes: usize,
+    /// Counts the completed writes of this device.
+    pub(super) order: u64,
 }
 
 /// What a crash did to the writes in flight.
@@ -59,15 +65,22 @@ pub(super) struct Wreck {
     pub(super) writes: u64,
     /// Those of which some sectors survived and some did not.
     pub(super) torn: u64,
+    /// Deleted files that are there again.
+    pub(super) returned: u64,
 }
 
 /// One per shard of a node; outlives the process.
 pub(super) struct Disk {
-    geometry: Geometry,
-    files: BTreeMap<SegmentNo, File>,
-    in_flight: Vec<InFlight>,
+    pub(super) geometry: Geometry,
+    pub(super) files: BTreeMap<SegmentNo, File>,
+    pub(super) in_flight: Vec<InFlight>,
     preparing: Vec<Preparing>,
-    history: Vec<Written>,
+    removed: Vec<Removed>,
+    pub(super) history: Vec<Written>,
+    /// Completed writes.
+    pub(super) completed: u64,
+    /// What it confirmed in this run of the process and did not store.
+    pub(super) lies: Vec<Lie>,
     last_write: WriteSeq,
 }
 
@@ -79,7 +92,10 @@ impl Disk {
             files: BTreeMap::new(),
             in_flight: Vec::new(),
             preparing: Vec::new(),
+            removed: Vec::new(),
             history: Vec::new(),
+            completed: 0,
+            lies: Vec::new(),
             last_write: WriteSeq::NONE,
         }
     }
@@ -125,24 +141,31 @@ impl Disk {
         Ok(())
     }
 
-    /// Confirms a write: its bytes are durable from here on. Answers them.
-    pub(super) fn complete(&mut self, write: WriteSeq) -> Result<Slice, super::Failure> {
+    /// Confirms a write: its bytes are durable from here on, if the device does not lie.
+    pub(super) fn complete(&mut self, write: WriteSeq, stored: Stored) -> Check {
         let at = self.in_flight.iter().position(|w| w.write == write);
         let done = self.in_flight.swap_remove(at.expect("the world completes what was submitted"));
         if Checksum::of(&done.block) != done.checksum {
             fail!(DeviceContract, "{write:?} changed while it was in flight");
         }
-        let Some(file) = self.files.get_mut(&done.segment) else {
+        if !self.files.contains_key(&done.segment) {
             fail!(DeviceContract, "{:?} was removed under {write:?}", done.segment);
-        };
-        let start = index(done.offset);
-        file.durable[start..start + done.block.len()].copy_from_slice(&done.block);
-        self.history.push(Written {
-            segment: done.segment,
-            offset: done.offset,
-            bytes: done.block.len(),
-        });
-        Ok(done.block)
+        }
+        self.completed += 1;
+        match stored {
+            Stored::Well => self.store(done.segment, done.offset, &done.block),
+            Stored::Nowhere => self.lie(&done, None),
+            Stored::Elsewhere(segment, offset) => self.lie(&done, Some((segment, offset))),
+        }
+        let (segment, offset, bytes) = (done.segment, done.offset, done.block.len());
+        self.history.push(Written { segment, offset, bytes, order: self.completed });
+        Ok(())
+    }
+
+    /// Puts bytes onto the medium.
+    pub(super) fn store(&mut self, segment: SegmentNo, offset: u64, bytes: &[u8]) {
+        let file = self.files.get_mut(&segment).expect("the caller knows the file");
+        file.durable[index(offset)..index(offset) + bytes.len()].copy_from_slice(bytes);
     }
 
     /// Fills `buf` from a file. Sectors under a write in flight may be old or new. `false`: there
@@ -185,8 +208,10 @@ impl Disk {
         Ok(())
     }
 
-    /// The file of `segment` is there, durably, with its directory entry.
+    /// The file of `segment` is there, durably, with its directory entry, and so is whatever was
+    /// done to the directory before.
     pub(super) fn prepared(&mut self, segment: SegmentNo) {
+        self.removed.clear();
         let at = self.preparing.iter().position(|p| p.segment == segment);
         let done = self.preparing.swap_remove(at.expect("the world ends what was begun"));
         self.appear(&done);
@@ -197,18 +222,28 @@ impl Disk {
         self.preparing.retain(|p| p.segment != segment);
     }
 
-    /// Deletes a file.
-    pub(super) fn remove(&mut self, segment: SegmentNo) -> Check {
+    /// Deletes a file at `now`. Its entry may come back as long as nobody synced the directory,
+    /// which the process does one entry after the other, this one by `synced`.
+    pub(super) fn remove(&mut self, segment: SegmentNo, now: Moment, synced: Moment) -> Check {
         self.check_idle(segment)?;
-        self.files.remove(&segment);
-        self.history.retain(|w| w.segment != segment);
+        let file = self.files.remove(&segment).expect("checked");
+        self.removed.retain(|removed| now < removed.synced);
+        let before = self.removed.last().map_or(synced, |removed| removed.synced);
+        self.removed.push(Removed { segment, file, synced: synced.max(before) });
+        self.forget(segment);
         Ok(())
+    }
+
+    fn forget(&mut self, segment: SegmentNo) {
+        self.history.retain(|w| w.segment != segment);
+        self.lies.retain(|lie| lie.segment != segment);
     }
 
     /// The process died. Power loss: of every write in flight any subset of sectors survives. A
     /// mere kill: the device ends what it began, so each write survives whole or not at all.
-    pub(super) fn crash(&mut self, power_loss: bool, prng: &mut Prng) -> Wreck {
+    pub(super) fn crash(&mut self, now: Moment, power_loss: bool, prng: &mut Prng) -> Wreck {
         let mut wreck = Wreck { began: self.last_write != WriteSeq::NONE, ..Wreck::default() };
+        self.own_up();
         for write in core::mem::take(&mut self.in_flight) {
             wreck.writes += 1;
             let file = self.files.get_mut(&write.segment).expect("checked when it was removed");
@@ -230,20 +265,23 @@ impl Disk {
                 self.appear(&entry);
             }
         }
+        wreck.returned = self.bring_back(now, prng);
         self.last_write = WriteSeq::NONE;
         wreck
     }
 
-    /// Changes one bit of something that was confirmed long ago. `false`: there is nothing such.
-    pub(super) fn rot(&mut self, prng: &mut Prng) -> bool {
-        let Some(old) = self.history.len().checked_sub(ROT_SPARES_WRITES).filter(|n| *n > 0) else {
-            return false;
-        };
-        let victim = &self.history[index(prng.below(old as u64))];
-        let at = index(victim.offset) + index(prng.below(victim.bytes as u64));
-        let file = self.files.get_mut(&victim.segment).expect("pruned with its file");
-        file.durable[at] ^= 1 << prng.below(8);
-        true
+    /// Of the deletions that nobody synced, in their order, only some have happened.
+    fn bring_back(&mut self, now: Moment, prng: &mut Prng) -> u64 {
+        let mut open = core::mem::take(&mut self.removed);
+        open.retain(|removed| now < removed.synced);
+        let happened = index(prng.below(open.len() as u64 + 1));
+        let back = open.split_off(happened);
+        let returned = back.len() as u64;
+        for Removed { segment, file, .. } in back {
+            // The number may have been given to another file meanwhile; then it stays away.
+            self.files.entry(segment).or_insert(file);
+        }
+        returned
     }
 
     /// The files that a directory listing shows, with their sizes.
@@ -274,7 +312,9 @@ impl Disk {
             Some(old) => old.durable,
             None => vec![0; index(self.geometry.segment_bytes)],
         };
-        self.history.retain(|w| Some(w.segment) != entry.recycle);
+        if let Some(old) = entry.recycle {
+            self.forget(old);
+        }
         self.files.insert(entry.segment, File { durable, written_upto: 0 });
     }
 }
@@ -311,7 +351,7 @@ impl Fate {
     }
 }
 
-fn index(offset: u64) -> usize {
+pub(super) fn index(offset: u64) -> usize {
     usize::try_from(offset).expect("simulated files are small")
 }
 
@@ -354,9 +394,9 @@ mod tests {
         let (mut disk, mut arena) = ready();
         let w = WriteSeq::NONE.next();
         disk.submit(w, SegmentNo(0), 0, block(&mut arena, 7)).expect("fits");
-        disk.complete(w).expect("unchanged");
+        disk.complete(w, Stored::Well).expect("unchanged");
         for seed in 0..50 {
-            disk.crash(true, &mut Prng::new(seed));
+            disk.crash(Moment::ZERO, true, &mut Prng::new(seed));
             assert!(content(&disk, 0).iter().all(|b| *b == 7));
         }
     }
@@ -368,7 +408,7 @@ mod tests {
             let (mut disk, mut arena) = ready();
             let w = WriteSeq::NONE.next();
             disk.submit(w, SegmentNo(0), 4096, block(&mut arena, 7)).expect("fits");
-            disk.crash(true, &mut Prng::new(seed));
+            disk.crash(Moment::ZERO, true, &mut Prng::new(seed));
             let found = content(&disk, 4096);
             for sector in found.chunks(SECTOR_BYTES) {
                 assert!(sector.iter().all(|b| *b == sector[0]), "sectors are atomic");
@@ -385,7 +425,7 @@ mod tests {
             let (mut disk, mut arena) = ready();
             let w = WriteSeq::NONE.next();
             disk.submit(w, SegmentNo(0), 0, block(&mut arena, 7)).expect("fits");
-            assert_eq!(disk.crash(false, &mut Prng::new(seed)).torn, 0);
+            assert_eq!(disk.crash(Moment::ZERO, false, &mut Prng::new(seed)).torn, 0);
             let found = content(&disk, 0);
             assert!(found.iter().all(|b| *b == found[0]));
         }
@@ -396,7 +436,7 @@ mod tests {
         let (mut disk, mut arena) = ready();
         let w = WriteSeq::NONE.next();
         disk.submit(w, SegmentNo(0), 0, block(&mut arena, 7)).expect("fits");
-        disk.complete(w).expect("unchanged");
+        disk.complete(w, Stored::Well).expect("unchanged");
         disk.prepare(SegmentNo(3), Some(SegmentNo(0))).expect("idle");
         disk.prepared(SegmentNo(3));
         assert_eq!(disk.files(), [(SegmentNo(3), 64 << 10)]);
@@ -425,11 +465,21 @@ mod tests {
     }
 
     #[test]
-    fn rot_spares_what_is_new() {
-        let (mut disk, mut arena) = ready();
-        let w = WriteSeq::NONE.next();
-        disk.submit(w, SegmentNo(0), 0, block(&mut arena, 7)).expect("fits");
-        disk.complete(w).expect("unchanged");
-        assert!(!disk.rot(&mut Prng::new(1)));
+    fn deletions_that_nobody_synced_come_back_from_the_last_one_on() {
+        let (at, mut seen) = (Moment::from_nanos, std::collections::BTreeSet::new());
+        for seed in 0..60 {
+            let (mut disk, _) = ready();
+            for segment in 1..=3 {
+                disk.prepare(SegmentNo(segment), None).expect("new");
+                disk.prepared(SegmentNo(segment));
+            }
+            disk.remove(SegmentNo(0), at(10), at(20)).expect("idle");
+            disk.remove(SegmentNo(1), at(30), at(40)).expect("idle");
+            disk.remove(SegmentNo(2), at(31), at(50)).expect("idle");
+            disk.crash(at(35), true, &mut Prng::new(seed));
+            seen.insert(disk.files().iter().map(|(segment, _)| segment.0).collect::<Vec<_>>());
+        }
+        let seen: Vec<Vec<u64>> = seen.into_iter().collect();
+        assert_eq!(seen, [vec![1, 2, 3], vec![2, 3], vec![3]], "0 was synced");
     }
 }

@@ -22,6 +22,7 @@ mod clients;
 mod graphs;
 
 mod disk;
+mod lies;
 mod net;
 
 mod checker;

@@ -4,14 +4,16 @@
 //! `shard::Shard` from its verdict. Does not: carry out effects (`act`) or choose who dies
 //! (`chaos`).
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 
+use super::act::EIO;
 use super::checker::{ReplicaView, Watch};
 use super::clients::CLUSTER;
 use super::conns::CONN_BUDGET_BYTES;
 use super::disk::Disk;
 use super::mirror::{Found, Mirror};
-use super::plan::Plan;
+use super::plan::{Between, Plan};
 use super::verdict::{Check, Failure, Fault, fail};
 use super::world::{At, Event, World, node_id};
 use crate::base::{Arena, BlockBuf, Moment, Prng};
@@ -22,13 +24,15 @@ use crate::shard::{
 };
 use crate::stats::Counters;
 use crate::wal::{
-    Identity, RecoverError, Recovered, Recovery, SegmentFile, SegmentNo, Step, WalMay,
+    Identity, ReadFault, RecoverError, Recovered, Recovery, SegmentFile, SegmentNo, Step, WalMay,
 };
 
 /// How often a shard hears that time has passed.
-const TICK: core::time::Duration = core::time::Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(20);
 /// How long an operator's supervisor takes to start a process that stopped by itself.
-pub(super) const SUPERVISOR: core::time::Duration = core::time::Duration::from_millis(100);
+pub(super) const SUPERVISOR: Duration = Duration::from_millis(100);
+/// From the first input to the turn that takes it, on a core that somebody else uses too.
+const SLOW_TURN: Between = Between::millis(1, 40);
 
 /// A device read that was not answered yet.
 pub(super) struct PendingRead {
@@ -91,8 +95,8 @@ pub(super) struct Node {
     pub(super) paused: bool,
     /// Recovery refused its log, as it must: it stays down.
     pub(super) refused: bool,
-    /// Its stored bytes were changed, so that recovery may refuse.
-    rotten: bool,
+    /// Its stored bytes are not what was written, so that recovery may refuse.
+    damaged: bool,
     /// A device of it answered with an error in this run: it must stop.
     pub(super) device_failed: bool,
     /// Shards that were asked to drain and have not.
@@ -100,6 +104,14 @@ pub(super) struct Node {
     /// Its last run ended in peace: recovery has nothing to cut.
     pub(super) sealed: bool,
     pub(super) stalled_until: Moment,
+    /// Its devices take long until then.
+    pub(super) slow_disk_until: Moment,
+    /// Its devices have no room for new segments until then.
+    pub(super) disk_full_until: Moment,
+    /// Its turns take long until then.
+    pub(super) slow_core_until: Moment,
+    /// What its clock showed when it was suspended.
+    frozen_at: Option<Moment>,
     clock_offset_nanos: u64,
     clock_ppm: u64,
     pub(super) cores: Vec<Core>,
@@ -127,12 +139,17 @@ impl Node {
             up: false,
             paused: false,
             refused: false,
-            rotten: false,
+            damaged: false,
             device_failed: false,
             undrained: 0,
             sealed: false,
             stalled_until: Moment::ZERO,
-            clock_offset_nanos: prng.below(1 << 40),
+            slow_disk_until: Moment::ZERO,
+            disk_full_until: Moment::ZERO,
+            slow_core_until: Moment::ZERO,
+            frozen_at: None,
+            // Never so small that what a suspended clock misses could take it below zero.
+            clock_offset_nanos: (1 << 40) + prng.below(1 << 40),
             clock_ppm: prng.below(plan.clock_drift_ppm + 1),
             cores: (0..plan.shards).map(core).collect(),
         }
@@ -165,6 +182,24 @@ impl Node {
         let shown = drifted + u128::from(self.clock_offset_nanos);
         Moment::from_nanos(u64::try_from(shown).expect("a run is short"))
     }
+
+    /// Its clock jumps forward.
+    pub(super) fn jump_clock(&mut self, by: Duration) {
+        self.clock_offset_nanos += u64::try_from(by.as_nanos()).expect("jumps are short");
+    }
+
+    /// It is suspended, its clock with it, until it goes on.
+    pub(super) fn freeze_clock(&mut self, now: Moment) {
+        self.frozen_at = Some(self.clock(now));
+    }
+
+    /// Its clock goes on from where it stood.
+    pub(super) fn thaw_clock(&mut self, now: Moment) {
+        if let Some(frozen) = self.frozen_at.take() {
+            let missed = self.clock(now).since(frozen);
+            self.clock_offset_nanos -= u64::try_from(missed.as_nanos()).expect("freezes are short");
+        }
+    }
 }
 
 impl World {
@@ -194,7 +229,9 @@ impl World {
             return;
         }
         live.turn_scheduled = true;
-        let delay = self.plan.turn.draw(&mut self.prng.turn);
+        let slow = self.queue.now() < self.nodes[at.node].slow_core_until;
+        let turn = if slow { SLOW_TURN } else { self.plan.turn };
+        let delay = turn.draw(&mut self.prng.turn);
         self.queue.after(delay, Event::Turn(at));
     }
 
@@ -273,7 +310,12 @@ impl World {
         for shard in 0..self.nodes[node].cores.len() {
             match self.recover(node, shard)? {
                 Some(found) => recovered.push(found),
-                None => return Ok(()),
+                None => {
+                    if !self.nodes[node].refused {
+                        self.restart_after(node, SUPERVISOR);
+                    }
+                    return Ok(());
+                }
             }
         }
         let one = &mut self.nodes[node];
@@ -350,15 +392,21 @@ impl World {
         }
     }
 
-    /// Recovers one shard's log. `None`: it is refused, as it must be.
+    /// Recovers one shard's log. `None`: it is refused, as it must be, or cannot be read now.
     fn recover(&mut self, node: usize, shard: usize) -> Result<Option<Box<Recovered>>, Failure> {
+        let ppm = if self.chaotic { self.plan.disk.start_error_ppm } else { 0 };
         let one = &mut self.nodes[node];
-        let rotten = one.rotten;
+        let damaged = one.damaged;
         let core = &mut one.cores[shard];
-        let verdict = read_log(core, self.plan.geometry, &mut self.prng.disk);
+        let verdict = read_log(core, self.plan.geometry, ppm, &mut self.prng.disk);
         let recovered = match verdict {
             Ok(recovered) => recovered,
-            Err(error) if rotten => {
+            Err(RecoverError::Unreadable { fault: ReadFault::Failed { .. }, .. }) if ppm > 0 => {
+                self.tally.count(Fault::StartReadError);
+                self.note("unreadable", &[node as u64, shard as u64]);
+                return Ok(None);
+            }
+            Err(error) if damaged => {
                 one.refused = true;
                 self.trace.say(self.queue.now(), format_args!("node {node} refused: {error}"));
                 self.note("refused", &[node as u64, shard as u64]);
@@ -396,18 +444,26 @@ impl World {
         one.paused = false;
         one.device_failed = false;
         one.undrained = 0;
+        one.frozen_at = None;
+        if one.stalled_until == Moment::NEVER {
+            one.stalled_until = Moment::ZERO; // Whoever starts it again has mended the device.
+        }
+        let now = self.queue.now();
         for core in &mut one.cores {
             if let Some(live) = core.live.take() {
                 self.summary.count(live.shard.counters());
                 core.memory = Some(live.arena);
             }
             core.mirror.crashed();
-            let wreck = core.disk.crash(power_loss, &mut self.prng.disk);
+            let wreck = core.disk.crash(now, power_loss, &mut self.prng.disk);
             // A shard that had drained before its siblings may have gone on writing for peers, and
             // one that wrote nothing left the torn tail of the run before as it was.
             one.sealed &= wreck.began && wreck.writes == 0;
             for _ in 0..wreck.torn {
                 self.tally.count(Fault::TornWrite);
+            }
+            for _ in 0..wreck.returned {
+                self.tally.count(Fault::DirectoryEntry);
             }
         }
         self.note("crash", &[node as u64, u64::from(power_loss)]);
@@ -417,18 +473,35 @@ impl World {
         self.cut_conns_of(node);
     }
 
-    /// Changes a stored bit of a node, if no other node was changed.
+    /// Whether a node's stored bytes may be damaged: those of a majority are always sound, or
+    /// nobody could promise anything (fault atlas, rules 4.2).
+    pub(super) fn may_damage(&self, node: usize) -> bool {
+        let others = self.nodes.iter().enumerate().filter(|(at, one)| *at != node && one.damaged);
+        others.count() < (self.nodes.len() - 1) / 2
+    }
+
+    /// From now on recovery may refuse this node's log.
+    pub(super) fn damage(&mut self, node: usize, fault: Fault) {
+        self.nodes[node].damaged = true;
+        self.tally.count(fault);
+        self.note("damage", &[node as u64, fault as u64]);
+    }
+
+    /// Whether a node's stored bytes are not what was written.
+    pub(super) fn is_damaged(&self, node: usize) -> bool {
+        self.nodes[node].damaged
+    }
+
+    /// Changes a stored bit of a node, if it may be damaged.
     pub(super) fn rot(&mut self, node: usize) {
-        if self.nodes.iter().enumerate().any(|(at, other)| at != node && other.rotten) {
+        if !self.may_damage(node) {
             return;
         }
         let one = &mut self.nodes[node];
         let shard = self.prng.disk.below(one.cores.len() as u64);
         let core = &mut one.cores[usize::try_from(shard).expect("few")];
         if core.disk.rot(&mut self.prng.disk) {
-            one.rotten = true;
-            self.tally.count(Fault::Rot);
-            self.note("rot", &[node as u64]);
+            self.damage(node, Fault::Rot);
         }
     }
 }
@@ -437,6 +510,7 @@ impl World {
 fn read_log(
     core: &mut Core,
     geometry: crate::wal::Geometry,
+    error_ppm: u64,
     prng: &mut Prng,
 ) -> Result<Box<Recovered>, RecoverError> {
     let files: Vec<SegmentFile> = core
@@ -449,6 +523,9 @@ fn read_log(
     let mut recovery = Recovery::new(core.identity, geometry, may, &files)?;
     loop {
         match recovery.next() {
+            Step::Read(_) if prng.chance(error_ppm, 1_000_000) => {
+                recovery.feed(Err(ReadFault::Failed { errno: EIO }));
+            }
             Step::Read(wish) => {
                 let mut bytes = vec![0; wish.bytes as usize];
                 let found = core.disk.read(wish.segment, wish.offset, &mut bytes, prng);

@@ -26,11 +26,13 @@ pub struct Between {
 }
 
 impl Between {
-    const fn micros(low: u64, high: u64) -> Self {
+    /// From `low` to `high` microseconds.
+    pub(super) const fn micros(low: u64, high: u64) -> Self {
         Self { low: Duration::from_micros(low), high: Duration::from_micros(high) }
     }
 
-    const fn millis(low: u64, high: u64) -> Self {
+    /// From `low` to `high` milliseconds.
+    pub(super) const fn millis(low: u64, high: u64) -> Self {
         Self::micros(low * 1000, high * 1000)
     }
 
@@ -65,6 +67,12 @@ pub struct DiskPlan {
     pub read_error_ppm: u64,
     /// Of a million segment preparations, so many find no room.
     pub no_space_ppm: u64,
+    /// Of a million reads of a log that is being recovered, so many fail with EIO.
+    pub start_error_ppm: u64,
+    /// Of a million writes that a lying device confirms, so many are not stored.
+    pub lost_ppm: u64,
+    /// Of a million writes that a lying device confirms, so many are stored elsewhere.
+    pub misdirected_ppm: u64,
 }
 
 /// How the network behaves when it is not cut.
@@ -105,8 +113,20 @@ pub struct ChaosPlan {
     pub pause: Option<Recurring>,
     /// One device does nothing.
     pub stall: Option<Recurring>,
-    /// Stored bytes of a minority change while a node is down.
-    pub rot: bool,
+    /// Stored bytes of a minority change.
+    pub rot: Option<Recurring>,
+    /// One device takes long for everything.
+    pub slow_disk: Option<Recurring>,
+    /// One device never answers again; after a while somebody restarts its node.
+    pub hang: Option<Recurring>,
+    /// One device has no room for new segments.
+    pub disk_full: Option<Recurring>,
+    /// One clock jumps forward, by a duration drawn from `lasts`.
+    pub clock_jump: Option<Recurring>,
+    /// One node is suspended: it stands still, and so does its clock.
+    pub freeze: Option<Recurring>,
+    /// The turns of one node take long.
+    pub slow_core: Option<Recurring>,
 }
 
 /// What the clients do.
@@ -201,7 +221,7 @@ impl Plan {
             direct_frame_bytes_min: *pick(&mut prng, &[4 << 10, 16 << 10, 1 << 20]),
             segments_ahead: *pick(&mut prng, &[1, 1, 2, 3]),
             retention_bytes: draw_retention(&mut prng, &geometry),
-            clock_drift_ppm: *pick(&mut prng, &[0, 0, 1000, 50_000]),
+            clock_drift_ppm: *pick(&mut prng, &[0, 0, 1000, 50_000, 200_000]),
             turn: *pick(&mut prng, &[Between::micros(1, 20), Between::micros(1, 2000)]),
             disk,
             net,
@@ -246,6 +266,9 @@ impl Plan {
                 write_error_ppm: 0,
                 read_error_ppm: 0,
                 no_space_ppm: 0,
+                start_error_ppm: 0,
+                lost_ppm: 0,
+                misdirected_ppm: 0,
             },
             net: NetPlan {
                 delay: Between::micros(50, 1000),
@@ -265,7 +288,13 @@ impl Plan {
                 one_way_percent: 50,
                 pause: None,
                 stall: None,
-                rot: false,
+                rot: None,
+                slow_disk: None,
+                hang: None,
+                disk_full: None,
+                clock_jump: None,
+                freeze: None,
+                slow_core: None,
             },
             load: LoadPlan {
                 clients: 1,
@@ -325,6 +354,7 @@ fn draw_retention(prng: &mut Prng, geometry: &Geometry) -> Option<u64> {
 
 fn draw_disk(prng: &mut Prng) -> DiskPlan {
     let failing = prng.chance(1, 8);
+    let lying = prng.chance(1, 8);
     DiskPlan {
         write: *pick(
             prng,
@@ -335,6 +365,9 @@ fn draw_disk(prng: &mut Prng) -> DiskPlan {
         write_error_ppm: if failing { 300 } else { 0 },
         read_error_ppm: if failing { 2000 } else { 0 },
         no_space_ppm: if prng.chance(1, 8) { 200_000 } else { 0 },
+        start_error_ppm: if failing { 50_000 } else { 0 },
+        lost_ppm: if lying { *pick(prng, &[0, 3000, 30_000]) } else { 0 },
+        misdirected_ppm: if lying { *pick(prng, &[0, 3000, 30_000]) } else { 0 },
     }
 }
 
@@ -381,6 +414,20 @@ fn draw_chaos(prng: &mut Prng, nodes: u16) -> ChaosPlan {
     );
     let pause = maybe(30, &[often(Between::millis(100, 2000), Between::millis(5, 900))]);
     let stall = maybe(25, &[often(Between::millis(200, 2000), Between::millis(20, 1500))]);
+    let sometimes = Between::millis(200, 2000);
+    let rot = maybe(if nodes > 1 { 15 } else { 0 }, &[often(sometimes, Between::millis(1, 2))]);
+    let slow_disk = maybe(15, &[often(sometimes, Between::millis(100, 2000))]);
+    let hang = maybe(15, &[often(sometimes, Between::millis(300, 2500))]);
+    let disk_full = maybe(15, &[often(sometimes, Between::millis(100, 2500))]);
+    let clock_jump = maybe(
+        20,
+        &[
+            often(Between::millis(50, 1000), Between::millis(1, 200)),
+            often(sometimes, Between::millis(50, 20_000)),
+        ],
+    );
+    let freeze = maybe(15, &[often(Between::millis(100, 2000), Between::millis(5, 1500))]);
+    let slow_core = maybe(15, &[often(sometimes, Between::millis(50, 2000))]);
     ChaosPlan {
         lasts: Duration::from_millis(prng.between(1500, 5000)),
         crash,
@@ -391,7 +438,13 @@ fn draw_chaos(prng: &mut Prng, nodes: u16) -> ChaosPlan {
         one_way_percent: *pick(prng, &[0, 50, 100]),
         pause,
         stall,
-        rot: nodes > 1 && prng.chance(1, 10),
+        rot,
+        slow_disk,
+        hang,
+        disk_full,
+        clock_jump,
+        freeze,
+        slow_core,
     }
 }
 
@@ -432,7 +485,10 @@ mod tests {
         assert!(plans.iter().any(|plan| plan.geometry.segment_bytes == 64 << 10));
         assert!(plans.iter().any(|plan| plan.arena_extents == ARENA_EXTENTS_MIN));
         assert!(plans.iter().any(|plan| plan.chaos.crash.is_none()));
-        assert!(plans.iter().any(|plan| plan.chaos.rot && plan.chaos.cut.is_some()));
+        assert!(plans.iter().any(|plan| plan.chaos.rot.is_some() && plan.chaos.cut.is_some()));
+        assert!(plans.iter().any(|plan| plan.disk.lost_ppm > 0 && plan.nodes > 1));
+        assert!(plans.iter().any(|plan| plan.disk.misdirected_ppm > 0 && plan.nodes > 1));
+        assert!(plans.iter().any(|plan| plan.chaos.hang.is_some() && plan.nodes == 7));
         assert!(plans.iter().any(|plan| plan.retention_bytes.is_some() && plan.shards == 2));
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 0   8  id
-//! 8   4  CRC32C of id and filling
+//! 8   4  CRC32C of id and filling, rotated
 //! 12     filling, drawn from the id
 //! ```
 
@@ -13,6 +13,8 @@ use core::fmt;
 use crate::base::layout::{get_u32, get_u64};
 use crate::base::{Checksum, Prng};
 
+/// What tells a word of the filling from the next one: odd, with many bits.
+const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Bytes of a record without filling.
 pub(super) const RECORD_BYTES_MIN: usize = 12;
 /// Records of one request at most: what the id has room for.
@@ -31,15 +33,15 @@ impl RecordId {
 
     /// The record itself, `bytes` long.
     pub(super) fn payload(self, bytes: usize) -> Vec<u8> {
-        let mut prng = Prng::new(self.0);
+        let first = Prng::new(self.0).next_u64();
         let mut record = vec![0; bytes.max(RECORD_BYTES_MIN)];
         record[..8].copy_from_slice(&self.0.to_le_bytes());
-        for chunk in record[RECORD_BYTES_MIN..].chunks_mut(8) {
-            let filling = prng.next_u64().to_le_bytes();
+        for (at, chunk) in (0_u64..).zip(record[RECORD_BYTES_MIN..].chunks_mut(8)) {
+            let filling = first.wrapping_add(at.wrapping_mul(STRIDE)).to_le_bytes();
             chunk.copy_from_slice(&filling[..chunk.len()]);
         }
-        let crc = Checksum::of(&record[..8]).then(&record[RECORD_BYTES_MIN..]);
-        record[8..RECORD_BYTES_MIN].copy_from_slice(&crc.as_u32().to_le_bytes());
+        let proof = proof(&record);
+        record[8..RECORD_BYTES_MIN].copy_from_slice(&proof.to_le_bytes());
         record
     }
 
@@ -58,9 +60,15 @@ impl RecordId {
         if record.len() < RECORD_BYTES_MIN {
             return None;
         }
-        let crc = Checksum::of(&record[..8]).then(&record[RECORD_BYTES_MIN..]);
-        (crc.as_u32() == get_u32(record, 8)).then(|| Self(get_u64(record, 0)))
+        (proof(record) == get_u32(record, 8)).then(|| Self(get_u64(record, 0)))
     }
+}
+
+/// Rotated, because a checksum that directly follows what it covers makes the checksum of both a
+/// constant: all records without filling would have one, and so would the batches that hold them.
+fn proof(record: &[u8]) -> u32 {
+    let crc = Checksum::of(&record[..8]).then(&record[RECORD_BYTES_MIN..]);
+    crc.as_u32().rotate_left(13)
 }
 
 impl fmt::Debug for RecordId {
@@ -83,6 +91,8 @@ mod tests {
             *record.last_mut().unwrap() ^= 1;
             assert_eq!(RecordId::of(&record), None);
         }
+        let (a, b) = (RecordId::new(3, 1, 0).payload(12), RecordId::new(3, 2, 0).payload(12));
+        assert_ne!(Checksum::of(&a), Checksum::of(&b), "records differ by checksum too");
         assert_eq!(format!("{id:?}"), "client 3 request 70000.2");
     }
 }

@@ -141,6 +141,26 @@ faults! {
     NoSpace, "no_space";
     /// Stored bytes changed at rest.
     Rot, "rot";
+    /// A device confirmed a write and stored nothing.
+    LostWrite, "lost_write";
+    /// A device confirmed a write and stored it elsewhere.
+    MisdirectedWrite, "misdirected_write";
+    /// A device was slow for a while.
+    SlowDisk, "slow_disk";
+    /// A device never answered again, until its node was restarted.
+    Hang, "hang";
+    /// A device had no room for new segments for a while.
+    DiskFull, "disk_full";
+    /// A log could not be read when its node started, for once.
+    StartReadError, "start_read_error";
+    /// A deleted file was there again after a crash.
+    DirectoryEntry, "directory_entry";
+    /// A clock jumped forward.
+    ClockJump, "clock_jump";
+    /// A node was suspended, and its clock with it.
+    Freeze, "freeze";
+    /// The turns of a node took long for a while.
+    SlowCore, "slow_core";
 }
 
 /// How often each fault happened.
