@@ -37,17 +37,24 @@ pub(super) enum Chaos {
     Stall,
     /// A device does nothing, until its node is restarted.
     Hang,
-    /// A device takes long.
-    SlowDisk,
-    /// A device has no room.
-    DiskFull,
+    /// A node is worse off for a while.
+    Phase(Phase),
     /// Stored bytes change.
     Rot,
     /// A clock jumps.
     ClockJump,
     /// A node is suspended.
     Freeze,
-    /// A node's turns take long.
+}
+
+/// What a node suffers from for a while.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Phase {
+    /// Its devices take long.
+    SlowDisk,
+    /// Its devices have no room.
+    DiskFull,
+    /// Its turns take long.
     SlowCore,
 }
 
@@ -64,12 +71,12 @@ impl World {
             (chaos.pause, Chaos::Pause),
             (chaos.stall, Chaos::Stall),
             (chaos.hang, Chaos::Hang),
-            (chaos.slow_disk, Chaos::SlowDisk),
-            (chaos.disk_full, Chaos::DiskFull),
+            (chaos.slow_disk, Chaos::Phase(Phase::SlowDisk)),
+            (chaos.disk_full, Chaos::Phase(Phase::DiskFull)),
             (chaos.rot, Chaos::Rot),
             (chaos.clock_jump, Chaos::ClockJump),
             (chaos.freeze, Chaos::Freeze),
-            (chaos.slow_core, Chaos::SlowCore),
+            (chaos.slow_core, Chaos::Phase(Phase::SlowCore)),
         ] {
             if let Some(kind) = kind {
                 self.again(kind, begins);
@@ -89,13 +96,22 @@ impl World {
             Chaos::Lost { node, boot } => self.on_lost(node, boot),
             Chaos::Uncut(cut) => self.uncut(cut),
             Chaos::Resume { node, boot } => self.resume(node, boot),
-            _ if !self.chaotic => {}
+            Chaos::Crash
+            | Chaos::Cut
+            | Chaos::Pause
+            | Chaos::Stall
+            | Chaos::Hang
+            | Chaos::Phase(_)
+            | Chaos::Rot
+            | Chaos::ClockJump
+            | Chaos::Freeze
+                if !self.chaotic => {}
             Chaos::Crash => self.begin_crash(),
             Chaos::Cut => self.begin_cut(),
             Chaos::Pause => self.begin_pause(),
             Chaos::Stall => self.begin_stall(),
             Chaos::Hang => self.begin_hang(),
-            Chaos::SlowDisk | Chaos::DiskFull | Chaos::SlowCore => self.begin_phase(chaos),
+            Chaos::Phase(phase) => self.begin_phase(phase),
             Chaos::Rot => self.begin_rot(),
             Chaos::ClockJump => self.jump(),
             Chaos::Freeze => self.begin_freeze(),
@@ -287,25 +303,25 @@ impl World {
     }
 
     /// A node is worse off for a while.
-    fn begin_phase(&mut self, chaos: Chaos) {
+    fn begin_phase(&mut self, phase: Phase) {
         let plan = &self.plan.chaos;
-        let (kind, fault) = match chaos {
-            Chaos::SlowDisk => (plan.slow_disk, Fault::SlowDisk),
-            Chaos::DiskFull => (plan.disk_full, Fault::DiskFull),
-            _ => (plan.slow_core, Fault::SlowCore),
+        let (kind, fault) = match phase {
+            Phase::SlowDisk => (plan.slow_disk, Fault::SlowDisk),
+            Phase::DiskFull => (plan.disk_full, Fault::DiskFull),
+            Phase::SlowCore => (plan.slow_core, Fault::SlowCore),
         };
         let Some(kind) = kind else { return };
         let node = self.any_node();
         self.tally.count(fault);
         let until = self.queue.now().after(kind.lasts.draw(&mut self.prng.chaos));
         let one = &mut self.nodes[node];
-        match chaos {
-            Chaos::SlowDisk => one.slow_disk_until = until,
-            Chaos::DiskFull => one.disk_full_until = until,
-            _ => one.slow_core_until = until,
+        match phase {
+            Phase::SlowDisk => one.slow_disk_until = until,
+            Phase::DiskFull => one.disk_full_until = until,
+            Phase::SlowCore => one.slow_core_until = until,
         }
         self.note("phase", &[node as u64, fault as u64, until.as_nanos()]);
-        self.again(kind, chaos);
+        self.again(kind, Chaos::Phase(phase));
     }
 
     fn begin_rot(&mut self) {

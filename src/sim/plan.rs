@@ -129,6 +129,30 @@ pub struct ChaosPlan {
     pub slow_core: Option<Recurring>,
 }
 
+impl ChaosPlan {
+    /// Nothing goes wrong for that long.
+    const fn quiet(lasts: Duration) -> Self {
+        Self {
+            lasts,
+            crash: None,
+            power_loss_percent: 0,
+            blackout_percent: 0,
+            drain_percent: 0,
+            cut: None,
+            one_way_percent: 0,
+            pause: None,
+            stall: None,
+            rot: None,
+            slow_disk: None,
+            hang: None,
+            disk_full: None,
+            clock_jump: None,
+            freeze: None,
+            slow_core: None,
+        }
+    }
+}
+
 /// What the clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadPlan {
@@ -279,22 +303,13 @@ impl Plan {
                 chunk_bytes_max: 64 << 10,
             },
             chaos: ChaosPlan {
-                lasts,
                 crash: Some(rare(10_000, 60_000, Between::millis(100, 2000))),
                 power_loss_percent: 50,
                 blackout_percent: 10,
                 drain_percent: 20,
                 cut: Some(rare(10_000, 60_000, Between::millis(100, 2000))),
                 one_way_percent: 50,
-                pause: None,
-                stall: None,
-                rot: None,
-                slow_disk: None,
-                hang: None,
-                disk_full: None,
-                clock_jump: None,
-                freeze: None,
-                slow_core: None,
+                ..ChaosPlan::quiet(lasts)
             },
             load: LoadPlan {
                 clients: 1,
