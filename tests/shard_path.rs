@@ -60,6 +60,8 @@ struct World {
     streams: u64,
     /// A node that takes no turns and hears nothing.
     down: Option<usize>,
+    /// Why clients were hung up on, if that may happen.
+    hang_ups: Option<Vec<&'static str>>,
 }
 
 fn uuid(id: NodeId) -> NodeUuid {
@@ -89,8 +91,16 @@ fn recover(disk: &Disk, identity: Identity, geometry: Geometry) -> Recovered {
 impl World {
     fn new(geometry: Geometry, groups: u64, retention: RetentionLimits) -> Self {
         let now = Moment::from_nanos(1);
-        let mut world =
-            Self { now, geometry, retention, groups, nodes: Vec::new(), streams: 0, down: None };
+        let mut world = Self {
+            now,
+            geometry,
+            retention,
+            groups,
+            nodes: Vec::new(),
+            streams: 0,
+            down: None,
+            hang_ups: None,
+        };
         for id in 1..=3 {
             let node = world.start(NodeId::new(id), Disk::new(), 1);
             world.nodes.push(node);
@@ -248,6 +258,9 @@ impl World {
                 }
             }
             Effect::ClientRoom { .. } | Effect::Notice(_) => {}
+            Effect::CloseClient { reason, .. } if self.hang_ups.is_some() => {
+                self.hang_ups.iter_mut().for_each(|list| list.push(reason));
+            }
             Effect::ClosePeer { reason, .. }
             | Effect::CloseClient { reason, .. }
             | Effect::Halt { reason } => panic!("{reason}"),
@@ -525,4 +538,31 @@ fn a_thousand_groups_share_blocks_and_frames() {
     assert_eq!(world.count_done(), 1000);
     let after: u64 = world.nodes.iter().map(|n| n.shard.counters().wal_writes).sum();
     assert!(after - writes < 100, "{} writes for a thousand appends", after - writes);
+}
+
+/// A client that begins a frame and does not end it holds memory for nothing; one that is merely
+/// slow has half a minute for each frame.
+#[test]
+fn a_frame_that_does_not_end_ends_its_connection() {
+    let mut world = World::new(Geometry::PRODUCTION, 1, RetentionLimits::default());
+    world.hang_ups = Some(Vec::new());
+    world.run(1000);
+    let leader = world.leader(1);
+    let mut frame = Vec::new();
+    encode_append(&mut frame, 1, GroupId::new(1), None, &records(1, 200));
+    let seconds = |world: &mut World, seconds: u32| {
+        (0..seconds * 50).for_each(|_| world.round(Duration::from_millis(20)));
+    };
+    for piece in [&frame[..10], &frame[10..100], &frame[100..], &frame[..10]] {
+        let bytes = Bytes::copy_from_slice(piece);
+        world.nodes[leader].inputs.push(Input::ClientBytes { conn: CLIENT, bytes });
+        // Three pieces of ten seconds make a frame in time; the fourth stays what it is.
+        seconds(&mut world, 10);
+    }
+    assert_eq!(world.count_done(), 1);
+    seconds(&mut world, 18);
+    assert_eq!(world.hang_ups, Some(vec![]), "28 s");
+    seconds(&mut world, 4);
+    assert_eq!(world.hang_ups, Some(vec!["a frame did not come to its end"]), "32 s");
+    assert_eq!(world.nodes[leader].shard.counters().client_cut_unfinished, 1);
 }

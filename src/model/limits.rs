@@ -28,6 +28,11 @@ pub const BATCHES_PER_BLOCK_MAX: usize = 1024;
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 65_536;
 /// A connection that has not finished its handshake by then is closed (S8).
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// A client that begins a frame and asks for nothing else has this long to finish it. A request of
+/// the largest size then takes 35 KB/s; one that trickles holds memory for no longer than this.
+pub const FRAME_DEADLINE: Duration = Duration::from_secs(30);
+/// How often clients are looked at for frames that do not end.
+pub const FRAME_SCAN: Duration = Duration::from_secs(1);
 /// A linearizable read that could not be confirmed by then is answered `TimedOut`.
 pub const READ_DEADLINE: Duration = Duration::from_secs(5);
 /// Inputs one turn takes (MR-02): a turn then has a worst case of a few milliseconds.

@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+/// What one read takes at most.
+pub(super) const RECEIVE_BYTES_MAX: usize = 64 << 10;
+
 /// How much a connection is offered to read at once. A fast one is offered more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Size {
@@ -21,7 +24,7 @@ impl Size {
     const fn bytes(self) -> usize {
         match self {
             Self::Small => 2 << 10,
-            Self::Large => 64 << 10,
+            Self::Large => RECEIVE_BYTES_MAX,
         }
     }
 

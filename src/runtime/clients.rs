@@ -1,18 +1,21 @@
 //! Client connections of one shard: accepting, reading within a budget, closing.
 //!
 //! Bytes go to the shard uncut; it knows frames. A connection's reader pauses when what it
-//! delivered and the shard has not given back reaches its budget (F-01). Does not: understand a
-//! byte, or answer.
+//! delivered and the shard has not given back reaches its budget (F-01). All readers pause while
+//! the shard as a whole has enough to do: what is not read costs nothing, whereas a request that is
+//! read and refused costs almost as much as one that is done, and comes back. Replies that nobody
+//! takes are bounded for each connection and for all together. Does not: understand a byte, or
+//! answer.
 
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::Timer;
 
-use super::buffers::Size;
+use super::buffers::{RECEIVE_BYTES_MAX, Size};
 use super::clock;
 use super::config::NodeConfig;
 use super::core::Core;
@@ -21,7 +24,7 @@ use super::local::let_others_run;
 use crate::base::Moment;
 use crate::model::ConnId;
 use crate::model::limits::HANDSHAKE_DEADLINE;
-use crate::shard::{Frame, Input};
+use crate::shard::{ClientTroubles, Frame, Input};
 
 const PATIENCE: Patience =
     Patience { unacknowledged: Duration::from_secs(30), silence: Duration::from_secs(30) };
@@ -43,6 +46,8 @@ struct Client {
     deadline: Cell<Moment>,
     /// There is something to flush.
     dirty: Cell<bool>,
+    /// In the line of those who wait until the shard has less to do.
+    in_line: Cell<bool>,
 }
 
 /// What waits for this connection is more than it may have waiting; it was closed.
@@ -55,6 +60,15 @@ pub(super) struct Clients {
     dirty: RefCell<Vec<Rc<Client>>>,
     last_id: Cell<u64>,
     deadlines_checked: Cell<Moment>,
+    /// Bytes delivered since the shard's last turn.
+    fresh_bytes: Cell<usize>,
+    /// Readers that wait until the shard has less to do, the longest first.
+    line: RefCell<VecDeque<Rc<Client>>>,
+    /// Bytes of replies that wait, of all connections. Never below the truth: what leaves a full
+    /// socket is subtracted when they are counted again.
+    waiting_bytes: Cell<usize>,
+    /// What happened since the shard was last told.
+    troubles: Cell<ClientTroubles>,
 }
 
 impl Clients {
@@ -68,14 +82,16 @@ impl Clients {
         if !client.answered.replace(true) {
             client.deadline.set(Moment::NEVER);
         }
+        let before = client.link.waiting_bytes();
         client.link.push(frame);
+        self.waiting_bytes.set(self.waiting_bytes.get() + client.link.waiting_bytes() - before);
         // N10: a client that does not read is cut off before it costs more than its share.
         if client.link.waiting_bytes() > most {
             // What its socket takes at once is not waiting.
             client.link.flush();
         }
         if client.link.waiting_bytes() > most {
-            client.link.close();
+            self.cut(&client, |troubles| troubles.unread += 1);
             return Err(Overrun);
         }
         if !client.dirty.replace(true) {
@@ -89,7 +105,10 @@ impl Clients {
         let mut dirty = core::mem::take(&mut *self.dirty.borrow_mut());
         for client in dirty.drain(..) {
             client.dirty.set(false);
+            let before = client.link.waiting_bytes();
             client.link.flush();
+            let left = before.saturating_sub(client.link.waiting_bytes());
+            self.waiting_bytes.set(self.waiting_bytes.get().saturating_sub(left));
         }
         // Given back for its capacity; flushing queues nothing.
         *self.dirty.borrow_mut() = dirty;
@@ -103,6 +122,78 @@ impl Clients {
             client.held_bytes.set(held - bytes);
             client.link.room.set();
         }
+    }
+
+    fn hold(&self, client: &Client, bytes: usize) {
+        client.held_bytes.set(client.held_bytes.get() + bytes);
+        self.fresh_bytes.set(self.fresh_bytes.get() + bytes);
+    }
+
+    /// Bytes delivered since the shard's last turn.
+    pub(super) fn fresh_bytes(&self) -> usize {
+        self.fresh_bytes.get()
+    }
+
+    fn count(&self, what: impl FnOnce(&mut ClientTroubles)) {
+        let mut troubles = self.troubles.get();
+        what(&mut troubles);
+        self.troubles.set(troubles);
+    }
+
+    /// Ends a connection that asks for too much, and counts it.
+    fn cut(&self, client: &Client, what: impl FnOnce(&mut ClientTroubles)) {
+        if !client.link.is_closed() {
+            client.link.close();
+            self.count(what);
+        }
+    }
+
+    /// What happened since this was last asked, if anything did.
+    pub(super) fn take_troubles(&self) -> Option<ClientTroubles> {
+        let troubles = self.troubles.take();
+        (troubles != ClientTroubles::default()).then_some(troubles)
+    }
+
+    /// Lets readers go on that waited until the shard has less to do: as many as there is room for,
+    /// if each reads a full buffer.
+    pub(super) fn call_readers(&self, room_bytes: usize) {
+        self.fresh_bytes.set(0);
+        let mut line = self.line.borrow_mut();
+        for _ in 0..room_bytes.div_ceil(RECEIVE_BYTES_MAX) {
+            let Some(client) = line.pop_front() else { return };
+            client.in_line.set(false);
+            client.link.room.set();
+        }
+    }
+
+    /// Keeps the replies that nobody takes, of all connections together, within `most` bytes, by
+    /// cutting off those that let most of them lie. A walk over all connections, but only when there
+    /// seems to be too much. Tells who was cut off.
+    pub(super) fn bound_waiting(&self, most: usize) -> Vec<ConnId> {
+        let mut cut = Vec::new();
+        if self.waiting_bytes.get() <= most {
+            return cut;
+        }
+        let open = self.open.borrow();
+        let mut waiting: Vec<(usize, ConnId, &Rc<Client>)> = open
+            .iter()
+            .map(|(conn, client)| (client.link.waiting_bytes(), *conn, client))
+            .filter(|(bytes, _, _)| *bytes > 0)
+            .collect();
+        let mut total: usize = waiting.iter().map(|(bytes, _, _)| bytes).sum();
+        if total > most {
+            waiting.sort_unstable_by_key(|(bytes, conn, _)| (*bytes, *conn));
+            // Well below the bound, so that the next walk is not due at once.
+            while total > most / 4 * 3
+                && let Some((bytes, conn, client)) = waiting.pop()
+            {
+                self.cut(client, |troubles| troubles.unread += 1);
+                cut.push(conn);
+                total -= bytes;
+            }
+        }
+        self.waiting_bytes.set(total);
+        cut
     }
 
     /// Closes a connection once its replies are out.
@@ -131,11 +222,14 @@ impl Clients {
             return;
         }
         self.deadlines_checked.set(now);
+        let mut waiting = 0;
         for client in self.open.borrow().values() {
             if client.deadline.get() <= now {
-                client.link.close();
+                self.cut(client, |troubles| troubles.late += 1);
             }
+            waiting += client.link.waiting_bytes();
         }
+        self.waiting_bytes.set(waiting);
     }
 
     /// Makes room for one more by cutting off the oldest stranger.
@@ -143,7 +237,7 @@ impl Clients {
         let open = self.open.borrow();
         let stranger = open.values().find(|c| !c.answered.get() && !c.link.is_closed());
         stranger.is_some_and(|client| {
-            client.link.close();
+            self.cut(client, |troubles| troubles.evicted += 1);
             true
         })
     }
@@ -157,6 +251,7 @@ impl Clients {
             answered: Cell::new(false),
             deadline: Cell::new(clock::now().after(HANDSHAKE_DEADLINE)),
             dirty: Cell::new(false),
+            in_line: Cell::new(false),
         });
         self.open.borrow_mut().insert(conn, Rc::clone(&client));
         (conn, client)
@@ -179,8 +274,11 @@ pub(super) async fn accept(core: Rc<Core>, listener: TcpListener) {
 fn open(core: &Rc<Core>, stream: TcpStream) {
     let full = core.clients.open.borrow().len() >= core.config.connections_max;
     // Full of answered clients: the newcomer is closed by dropping it.
-    if core.stopping.get() || full && !core.clients.evict_stranger() {
+    if core.stopping.get() {
         return;
+    }
+    if full && !core.clients.evict_stranger() {
+        return core.clients.count(|troubles| troubles.turned_away += 1);
     }
     // Fails if the client has already gone.
     let Ok(link) = Link::new(stream, PATIENCE) else { return };
@@ -204,14 +302,30 @@ fn must_pause(config: &NodeConfig, client: &Client) -> bool {
     full && !client.link.is_closed()
 }
 
+/// Whether the shard has enough to do without this connection, which then stands in line.
+fn must_stand_in_line(core: &Core, client: &Rc<Client>) -> bool {
+    if !core.is_full() || client.link.is_closed() {
+        return false;
+    }
+    let clients = &core.clients;
+    if !client.in_line.replace(true) {
+        clients.line.borrow_mut().push_back(Rc::clone(client));
+        clients.count(|troubles| troubles.paused += 1);
+    }
+    true
+}
+
 /// Moves bytes to the shard until the connection ends.
-async fn read(core: &Rc<Core>, conn: ConnId, client: &Client) {
+async fn read(core: &Rc<Core>, conn: ConnId, client: &Rc<Client>) {
     let mut size = Size::Small;
     loop {
-        while must_pause(&core.config, client) {
+        while must_pause(&core.config, client) || must_stand_in_line(core, client) {
             client.link.room.wait().await;
         }
-        let (bytes, more) = match client.link.receive(&core.buffers, size).await {
+        // Whoever waited for its client while the shard got busy takes little and then stands in
+        // line, or a thousand that speak at once would be too much.
+        let size_now = || if core.is_full() { Size::Small } else { size };
+        let (bytes, more) = match client.link.receive(&core.buffers, size_now).await {
             Ok((bytes, _)) if bytes.is_empty() => return,
             Ok(received) => received,
             Err(_) => return,
@@ -219,12 +333,14 @@ async fn read(core: &Rc<Core>, conn: ConnId, client: &Client) {
         if client.link.is_closed() {
             return;
         }
-        size = size.after(bytes.len());
+        if !core.is_full() {
+            size = size.after(bytes.len());
+        }
         if client.link.is_closing() {
             // The shard has said its last word; what still comes is dropped.
             continue;
         }
-        client.held_bytes.set(client.held_bytes.get() + bytes.len());
+        core.clients.hold(client, bytes.len());
         core.input(Input::ClientBytes { conn, bytes });
         if more {
             let_others_run().await;

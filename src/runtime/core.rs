@@ -69,6 +69,8 @@ pub(super) struct Core {
     disk: RefCell<Disk>,
     pub(super) buffers: RefCell<Buffers>,
     pub(super) clients: Clients,
+    /// What the shard had to do after its last turn.
+    uncommitted_bytes: Cell<usize>,
     pub(super) peers: Peers,
     /// Messages for the other shards, by shard; one push per target and turn.
     outgoing: RefCell<Vec<VecDeque<Message>>>,
@@ -117,6 +119,7 @@ impl Core {
             disk: RefCell::new(parts.disk),
             buffers: RefCell::default(),
             clients: Clients::default(),
+            uncommitted_bytes: Cell::new(0),
             peers: Peers::default(),
             outgoing: RefCell::new(outgoing),
             inboxes: parts.inboxes,
@@ -144,6 +147,27 @@ impl Core {
         self.shard.borrow_mut().note_carried(bytes as u64);
     }
 
+    /// What the shard may have to do before readers wait for it: less than makes it say Busy, by what
+    /// is being read at the same moment.
+    fn work_bytes_max(&self) -> usize {
+        self.config.uncommitted_bytes_per_shard / 4 * 3
+    }
+
+    /// Whether the shard has enough to do for now: appends that are not committed, and bytes that it
+    /// has not seen yet. Neither stays: appends end, with whatever outcome, and after each turn
+    /// readers are called as far as there is room. The beginning of a request that was seen is no
+    /// reason to wait, since nothing but reading on makes a whole one of it.
+    pub(super) fn is_full(&self) -> bool {
+        self.uncommitted_bytes.get() + self.clients.fresh_bytes() >= self.work_bytes_max()
+    }
+
+    /// Readers that wait go on as far as there is room.
+    fn call_readers(&self) {
+        let uncommitted = self.shard.borrow().uncommitted_bytes();
+        self.uncommitted_bytes.set(uncommitted);
+        self.clients.call_readers(self.work_bytes_max().saturating_sub(uncommitted));
+    }
+
     /// Runs the shard until it ends.
     pub(super) async fn run(&self) -> End {
         loop {
@@ -152,6 +176,7 @@ impl Core {
             }
             self.wake.wait().await;
             self.take_turns();
+            self.call_readers();
             self.after_turns.ring();
             if !self.inputs.borrow().queue.is_empty() {
                 self.wake.set();
@@ -205,6 +230,10 @@ impl Core {
         self.peers.flush();
         self.disk.borrow_mut().submit()?;
         self.clients.flush();
+        for conn in self.clients.bound_waiting(self.config.uncommitted_bytes_per_shard) {
+            let (conn, reason) = (conn.get(), "too many replies lie unread");
+            self.teller.tell(EventKind::ClientClosed { conn, reason });
+        }
         self.send_messages();
         Ok(())
     }
@@ -356,6 +385,9 @@ impl Core {
             self.peers.enforce_deadlines(now);
             self.peers.end_what_is_past(&self.own.pins);
             self.clients.enforce_deadlines(now);
+            if let Some(troubles) = self.clients.take_troubles() {
+                self.input(Input::ClientTroubles { troubles });
+            }
         }
     }
 

@@ -90,6 +90,9 @@ fn of_input(input: &Input) -> (&'static str, u64, u64) {
         Input::ClientOpened { conn } => ("in client-opened", conn.get(), 0),
         Input::ClientBytes { conn, bytes } => ("in client-bytes", conn.get(), bytes.len() as u64),
         Input::ClientClosed { conn } => ("in client-closed", conn.get(), 0),
+        Input::ClientTroubles { troubles } => {
+            ("in client-troubles", troubles.unread, troubles.late)
+        }
         Input::PeerUp { peer, lane: l, .. } => ("in peer-up", u64::from(peer.get()), lane(*l)),
         Input::PeerDown { peer, lane: l, .. } => ("in peer-down", u64::from(peer.get()), lane(*l)),
         Input::PeerRefused { .. } => ("in peer-refused", 0, 0),

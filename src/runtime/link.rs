@@ -266,13 +266,14 @@ impl Link {
     }
 
     /// Receives what there is, into a buffer that is only taken while there is something.
-    /// `true` if there may be more right now.
+    /// `true` if there may be more right now. How much is taken is asked when there is something.
     pub(super) async fn receive(
         &self,
         buffers: &RefCell<Buffers>,
-        size: Size,
+        size: impl Fn() -> Size,
     ) -> io::Result<(bytes::Bytes, bool)> {
         poll_fn(|context| {
+            let size = size();
             let mut buffers = buffers.borrow_mut();
             let mut buffer = buffers.take(size);
             match self.poll_receive(context, &mut buffer) {

@@ -472,7 +472,7 @@ async fn serve(core: &Rc<Core>, theirs: &PeerFacts, link: &Rc<Link>) {
 
 async fn read_control(core: &Rc<Core>, peer: NodeId, stream: &Stream) {
     let mut size = Size::Small;
-    while let Ok((bytes, more)) = stream.link.receive(&core.buffers, size).await {
+    while let Ok((bytes, more)) = stream.link.receive(&core.buffers, || size).await {
         if bytes.is_empty() || stream.link.is_closed() {
             return;
         }

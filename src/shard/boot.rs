@@ -71,6 +71,7 @@ impl Shard {
             counters: Counters::default(),
             next_scan: now,
             scan_start: 0,
+            next_frame_scan: now,
             next_retention: now.after(Duration::from_secs(1)),
             draining: Draining::No,
             config,

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use super::effects::{Effect, Effects, Frame, Part, Returned};
 use super::slot::Origin;
-use crate::model::limits::HANDSHAKE_BYTES_MAX;
+use crate::base::Moment;
+use crate::model::limits::{FRAME_DEADLINE, HANDSHAKE_BYTES_MAX};
 use crate::model::{ConnId, ShardId};
 use crate::wire::Assembler;
 
@@ -23,6 +24,8 @@ pub(super) struct Connection {
     parts: Vec<Part>,
     /// Replies that are not in a part yet.
     out: Vec<u8>,
+    /// Since when, as far as was seen, it has owed the rest of a frame and waited for nothing.
+    owes_since: Option<Moment>,
     /// Bytes it may read again.
     room_bytes: usize,
     /// Close it when this turn's replies are out, for this reason.
@@ -57,6 +60,7 @@ impl Clients {
             unanswered: 0,
             parts: Vec::new(),
             out: Vec::new(),
+            owes_since: None,
             room_bytes: 0,
             closing: None,
             is_dirty: false,
@@ -159,6 +163,24 @@ impl Clients {
         if let Some(connection) = self.dirty(conn) {
             connection.closing.get_or_insert(reason);
         }
+    }
+
+    /// Hangs up on those that began a frame long ago and do not finish it; tells how many. Whoever
+    /// waits for an answer may have been paused by us in the middle of a frame and is left alone.
+    pub(super) fn hang_up_unfinished(&mut self, now: Moment) -> u64 {
+        let mut late = Vec::new();
+        for (conn, client) in &mut self.list {
+            let owes = client.assembler.held_bytes() > 0 && client.unanswered == 0;
+            if !owes || !client.is_greeted {
+                client.owes_since = None;
+            } else if now.since(*client.owes_since.get_or_insert(now)) >= FRAME_DEADLINE {
+                late.push(*conn);
+            }
+        }
+        for conn in &late {
+            self.hang_up(*conn, "a frame did not come to its end");
+        }
+        late.len() as u64
     }
 
     fn remote(&mut self, shard: ShardId, conn: ConnId) -> &mut Remote {

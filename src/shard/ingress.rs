@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::effects::{Effect, Effects};
-use super::input::{Input, Inputs, PeerFault};
+use super::input::{ClientTroubles, Input, Inputs, PeerFault};
 use super::slot::{Origin, Request};
 use super::{Draining, Shard};
 use crate::model::batch::BATCH_HEADER_BYTES;
@@ -41,6 +41,7 @@ impl Shard {
                 self.counters.client_strangers += u64::from(!was_greeted);
                 self.clients.close(conn);
             }
+            Input::ClientTroubles { troubles } => self.on_client_troubles(troubles),
             Input::PeerUp { peer, lane, stream, credit_bytes } => {
                 self.on_peer_up(peer, lane, stream, credit_bytes);
             }
@@ -68,6 +69,15 @@ impl Shard {
             Input::Tick => {}
             Input::Drain => self.on_drain(),
         }
+    }
+
+    fn on_client_troubles(&mut self, troubles: ClientTroubles) {
+        let ClientTroubles { paused, unread, late, evicted, turned_away } = troubles;
+        self.counters.client_paused += paused;
+        self.counters.client_cut_unread += unread;
+        self.counters.client_cut_late += late;
+        self.counters.client_cut_evicted += evicted;
+        self.counters.client_turned_away += turned_away;
     }
 
     fn on_drain(&mut self) {

@@ -35,6 +35,22 @@ pub enum PeerFault {
     Frame,
 }
 
+/// What client connections came to since it was last told. The world decides these by itself, so
+/// that a shard that is flooded need not be asked; the shard only counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientTroubles {
+    /// Times a reader paused because the shard as a whole had enough to do.
+    pub paused: u64,
+    /// Cut off because replies piled up that they did not read.
+    pub unread: u64,
+    /// Cut off without a hello in time, or because their last replies were not taken.
+    pub late: u64,
+    /// Strangers cut off to make room for newcomers.
+    pub evicted: u64,
+    /// Closed at once, for want of room.
+    pub turned_away: u64,
+}
+
 /// One thing that happened in the world since the last turn.
 #[derive(Debug)]
 pub enum Input {
@@ -55,6 +71,11 @@ pub enum Input {
     ClientClosed {
         /// The connection.
         conn: ConnId,
+    },
+    /// What the world did to client connections by itself.
+    ClientTroubles {
+        /// How often, since this was last told.
+        troubles: ClientTroubles,
     },
     /// A peer stream passed its handshake and is ready in both directions.
     PeerUp {

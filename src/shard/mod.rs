@@ -37,7 +37,7 @@ mod invariants;
 pub use crate::raft::Timing;
 pub use config::{NodeAddress, RetentionLimits, ShardConfig, WorldFacts};
 pub use effects::{Effect, Effects, Frame, Notice, Part, Returned};
-pub use input::{Input, Inputs, IoFault, Lane, PeerFault, ReadSeq};
+pub use input::{ClientTroubles, Input, Inputs, IoFault, Lane, PeerFault, ReadSeq};
 pub use status::GroupStatus;
 
 use crate::base::{Arena, Moment};
@@ -73,6 +73,7 @@ pub struct Shard {
     /// The group with which the next look begins.
     scan_start: usize,
     /// When retention is looked at next.
+    next_frame_scan: Moment,
     next_retention: Moment,
     /// Set by `Input::Drain`: no new work is admitted.
     draining: Draining,
@@ -118,6 +119,11 @@ impl Shard {
     /// What this shard has done since boot.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Bytes of appends that were taken in and are not committed: what it has to do.
+    pub fn uncommitted_bytes(&self) -> usize {
+        self.replies.uncommitted_bytes
     }
 
     /// Counts bytes that the world had to move while receiving bulk frames, because a frame did

@@ -3,7 +3,7 @@
 //! Groups have deadlines, not timers: one scan of numbers serves them all. Does not: read a clock.
 
 use super::Shard;
-use crate::model::limits::{CAMPAIGNS_PER_SCAN_MAX, RETENTION_SCAN, TIMER_SCAN};
+use crate::model::limits::{CAMPAIGNS_PER_SCAN_MAX, FRAME_SCAN, RETENTION_SCAN, TIMER_SCAN};
 use crate::raft::RoleName;
 
 impl Shard {
@@ -16,6 +16,10 @@ impl Shard {
         self.tick_groups();
         self.absorb();
         self.expire_reads();
+        if self.next_frame_scan <= self.now {
+            self.next_frame_scan = self.now.after(FRAME_SCAN);
+            self.counters.client_cut_unfinished += self.clients.hang_up_unfinished(self.now);
+        }
         if self.next_retention <= self.now {
             self.next_retention = self.now.after(RETENTION_SCAN);
             self.retain();

@@ -32,6 +32,18 @@ counters! {
     client_malformed,
     /// Requests refused with Busy.
     client_busy,
+    /// Times a client connection was not read for a while because the shard had enough to do.
+    client_paused,
+    /// Client connections cut off because they did not read their replies.
+    client_cut_unread,
+    /// Client connections cut off without a hello in time, or that did not take their last replies.
+    client_cut_late,
+    /// Client connections cut off because a frame that they had begun did not come to its end.
+    client_cut_unfinished,
+    /// Client connections without a hello that were cut off to make room for others.
+    client_cut_evicted,
+    /// Client connections closed at once because there were too many.
+    client_turned_away,
     /// Requests handed to another shard.
     client_forwarded,
     /// Append requests admitted.
