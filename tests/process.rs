@@ -11,6 +11,11 @@
     reason = "a test of processes lives in real time and has threads of its own"
 )]
 
+#[path = "../tools/hammer/account.rs"]
+#[expect(dead_code, reason = "hammer adds up the accounts of many writers")]
+mod account;
+#[path = "../tools/hammer/cluster.rs"]
+mod cluster;
 #[path = "process/hostile.rs"]
 mod hostile;
 #[path = "process/kills.rs"]
@@ -19,6 +24,8 @@ mod kills;
 mod load;
 #[path = "process/nodes.rs"]
 mod nodes;
+#[path = "process/overload.rs"]
+mod overload;
 #[path = "process/sandbox.rs"]
 mod sandbox;
 #[path = "process/verdicts.rs"]

@@ -76,6 +76,8 @@ fn main() -> ExitCode {
 
 fn load(args: Args) -> Result<(), Failure> {
     let plan = args.plan()?;
+    // A thousand connections and an embedded cluster's pipes do not fit into the usual 1,024.
+    system::raise_open_files(0);
     let report = run::run(&plan)?;
     let to_stdout = plan.json.as_deref() == Some(Path::new("-"));
     let text = if to_stdout { report.json() } else { report.table() };

@@ -158,6 +158,24 @@ pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
     (result == 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
+/// Lets this process, and what it starts, have `wanted` open files if that is permitted: beyond the
+/// hard limit it takes root. Tells how many it may have now.
+pub(crate) fn raise_open_files(wanted: u64) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer lives through the call, which fills the structure.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 0;
+    }
+    for most in [limit.rlim_max.max(wanted), limit.rlim_max] {
+        let raised = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: the pointer lives through the call, which only reads.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+            return most;
+        }
+    }
+    limit.rlim_cur
+}
+
 /// Whether a signal asked us to stop.
 static STOP: AtomicBool = AtomicBool::new(false);
 
