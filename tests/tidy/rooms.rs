@@ -94,6 +94,7 @@ pub(crate) const DEPENDENCIES: &[(&str, &[&str])] = &[
 /// Files outside `src/runtime` that may say `unsafe`.
 pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/base/arena.rs",               // aligned memory, shared by slices
+    "benches/world/allocations.rs",    // an allocator that counts
     "tests/process/sandbox.rs",        // a system call filter between fork and exec
     "tools/catamaran/dev/children.rs", // children end with their parent
     "tools/loadgen/system.rs",         // epoll, signals, free space
