@@ -75,7 +75,7 @@ fn a_profile_that_does_not_exist_is_refused_with_the_list() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = lone_node(dir.path());
     let output = catamaran().args(["init", "--profile", "fast", "--config"]).arg(&config).output();
-    refused(&output.expect("starts"), 2, &["fast", "laptop, ci, nvme"]);
+    refused(&output.expect("starts"), 2, &["fast", "laptop, ci, nvme, low-latency"]);
 }
 
 #[test]

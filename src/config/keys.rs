@@ -93,6 +93,7 @@ pub(super) const ALLOW_BUFFERED: Key = flag("allow_buffered", false, Use::Site);
 pub(super) const SHARDS: Key = site_count("shards", Some(1), 1, limits::SHARDS_MAX as u64);
 pub(super) const GROUPS: Key = site_count("groups", Some(1), 1, limits::GROUPS_MAX as u64);
 pub(super) const PIN_CORES: Key = flag("pin_cores", true, Use::Tuning);
+pub(super) const SPIN: Key = count("spin_us", 0, 0, 1_000);
 
 pub(super) const ARENA: Key =
     bytes("limits.arena_bytes_per_shard", 64 * MIB, (16 * MIB, 16 * GIB), BLOCK);
@@ -123,7 +124,7 @@ pub(super) const ELECTION_MAX: Key = millis("raft.election_max_ms", 300, 40, 120
 pub(super) const CHECK_QUORUM: Key = millis("raft.check_quorum_ms", 300, 30, 120_000);
 
 /// Every key outside `[[nodes]]`, in the order in which `tuning/README.md` explains them.
-pub(super) const ALL: [&Key; 23] = [
+pub(super) const ALL: [&Key; 24] = [
     &CLUSTER_ID,
     &NODE_ID,
     &DATA_DIR,
@@ -132,6 +133,7 @@ pub(super) const ALL: [&Key; 23] = [
     &SHARDS,
     &GROUPS,
     &PIN_CORES,
+    &SPIN,
     &ARENA,
     &UNCOMMITTED,
     &CONNECTION,

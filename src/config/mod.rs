@@ -50,6 +50,8 @@ pub struct Config {
     pub groups: u32,
     /// Whether each shard stays on one core, where there are cores enough.
     pub pin_cores: bool,
+    /// How long a shard looks on for what is outstanding before it sleeps.
+    pub spin: Duration,
     /// The voters by node id, this node included: 1, 3, 5 or 7.
     pub nodes: Vec<NodeEntry>,
     /// Budgets of memory and connections.
@@ -198,6 +200,7 @@ impl Config {
             shards: settings.shards.expect("a wrong number was reported"),
             groups: count(&keys::GROUPS),
             pin_cores: flag(&keys::PIN_CORES),
+            spin: Duration::from_micros(integer(&keys::SPIN)),
             nodes,
             limits: Limits {
                 arena_bytes_per_shard: integer(&keys::ARENA),

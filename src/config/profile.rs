@@ -12,10 +12,11 @@ pub struct Profile {
     text: &'static str,
 }
 
-const PROFILES: [Profile; 3] = [
+const PROFILES: [Profile; 4] = [
     Profile { name: "laptop", text: include_str!("../../tuning/laptop.toml") },
     Profile { name: "ci", text: include_str!("../../tuning/ci.toml") },
     Profile { name: "nvme", text: include_str!("../../tuning/nvme.toml") },
+    Profile { name: "low-latency", text: include_str!("../../tuning/low-latency.toml") },
 ];
 
 /// Every profile that exists.

@@ -13,6 +13,7 @@ allow_buffered = false
 shards = 2
 groups = 8
 pin_cores = true
+spin_us = 0
 
 [limits]
 arena_bytes_per_shard = "64 MiB"
@@ -140,7 +141,7 @@ fn a_profile_may_not_say_who_a_node_is() {
 #[test]
 fn an_unknown_profile_is_refused() {
     let problems = Profile::find("fast").expect_err("no such profile");
-    expect!["--profile: no profile is called fast: choose one of laptop, ci, nvme"]
+    expect!["--profile: no profile is called fast: choose one of laptop, ci, nvme, low-latency"]
         .assert_eq(&problems.to_string());
 }
 

@@ -10,6 +10,7 @@
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use glommio::net::{TcpListener, TcpStream};
@@ -72,6 +73,11 @@ pub(super) struct Clients {
 }
 
 impl Clients {
+    /// Calls `see` with every open socket.
+    pub(super) fn descriptors(&self, mut see: impl FnMut(RawFd)) {
+        self.open.borrow().values().for_each(|client| see(client.link.descriptor()));
+    }
+
     fn get(&self, conn: ConnId) -> Option<Rc<Client>> {
         self.open.borrow().get(&conn).cloned()
     }

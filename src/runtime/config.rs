@@ -3,6 +3,7 @@
 //! Apart from `config` (the room that parses profiles) so that an embedding program can run a
 //! node without any file. Does not: read files, know defaults of profiles.
 
+use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -40,6 +41,8 @@ pub struct NodeConfig {
     pub groups: u64,
     /// Pin each shard to a core of its own, where there are enough.
     pub pin_cores: bool,
+    /// How long a shard looks on for what is outstanding before it sleeps; zero sleeps at once.
+    pub spin: Duration,
     /// Accept a file system without `O_DIRECT` (tmpfs). Durability then is the page cache's.
     pub allow_buffered: bool,
     /// The address to listen on.
@@ -90,6 +93,7 @@ impl NodeConfig {
             shards: 1,
             groups: 1,
             pin_cores: false,
+            spin: Duration::ZERO,
             allow_buffered: false,
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             arena_bytes_per_shard: 64 << 20,

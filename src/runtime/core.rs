@@ -29,6 +29,7 @@ use super::inbox::Inbox;
 use super::local::{Bell, Flag, let_others_run};
 use super::message::Message;
 use super::peers::{Own, Peers};
+use super::spin::Watched;
 use crate::base::{Arena, Moment, Prng};
 use crate::model::ShardId;
 use crate::shard::{Effect, Effects, Input, Inputs, Shard};
@@ -81,6 +82,8 @@ pub(super) struct Core {
     wake: Flag,
     /// Rung after turns: memory may have come back.
     pub(super) after_turns: Bell,
+    /// Looked at before sleeping, if that is configured.
+    watched: RefCell<Watched>,
     /// The tick task is to tick fast.
     busy: Flag,
     busy_until: Cell<Moment>,
@@ -127,6 +130,7 @@ impl Core {
             chance: RefCell::new(Prng::new(parts.seed)),
             wake: Flag::default(),
             after_turns: Bell::default(),
+            watched: RefCell::default(),
             busy: Flag::default(),
             busy_until: Cell::default(),
             end: RefCell::default(),
@@ -138,7 +142,10 @@ impl Core {
     /// Adds what happened; the loop takes it in once those who are runnable now have had their
     /// say, which is how batches form.
     pub(super) fn input(&self, input: Input) {
-        self.inputs.borrow_mut().push(input);
+        let mut inputs = self.inputs.borrow_mut();
+        inputs.since.get_or_insert_with(clock::now);
+        inputs.push(input);
+        drop(inputs);
         self.wake.set();
     }
 
@@ -176,6 +183,9 @@ impl Core {
             }
             self.wake.wait().await;
             self.take_turns();
+            if !self.config.spin.is_zero() {
+                self.look_on();
+            }
             self.call_readers();
             self.after_turns.ring();
             if !self.inputs.borrow().queue.is_empty() {
@@ -209,6 +219,30 @@ impl Core {
         }
     }
 
+    /// Looks for what is outstanding until it comes, something else does, or the time is over. No
+    /// other task runs meanwhile, so sockets stay open; their readers run as soon as there is
+    /// something for them.
+    fn look_on(&self) {
+        let mut watched = self.watched.borrow_mut();
+        watched.clear();
+        self.peers.descriptors(|socket| watched.add(socket));
+        self.clients.descriptors(|socket| watched.add(socket));
+        if !watched.is_affordable() {
+            return;
+        }
+        let until = clock::now().after(self.config.spin);
+        while self.inputs.borrow().queue.is_empty()
+            && self.end.borrow().is_none()
+            && (!self.disk.borrow().is_idle() || self.shard.borrow().awaits_peers())
+        {
+            if self.disk.borrow_mut().has_done() {
+                self.take_turns();
+            } else if watched.look() || until <= clock::now() {
+                return;
+            }
+        }
+    }
+
     /// The log is being written: its seal is due soon. Heartbeats alone do not count, or no shard
     /// would ever be idle.
     fn note_busy(&self) {
@@ -234,6 +268,7 @@ impl Core {
             let (conn, reason) = (conn.get(), "too many replies lie unread");
             self.teller.tell(EventKind::ClientClosed { conn, reason });
         }
+        self.shard.borrow_mut().note_flushed(clock::now);
         self.send_messages();
         Ok(())
     }

@@ -178,6 +178,11 @@ impl Disk {
         self.ring.submit()
     }
 
+    /// See [`Ring::has_done`].
+    pub(super) fn has_done(&mut self) -> bool {
+        self.ring.has_done()
+    }
+
     /// Whether nothing is at the device.
     pub(super) fn is_idle(&self) -> bool {
         self.ring.outstanding() == 0 && self.waiting.is_empty()

@@ -137,6 +137,11 @@ impl Link {
         }
     }
 
+    /// Its socket, to be looked at.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.descriptor
+    }
+
     /// Bytes that wait to be sent.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.outbox.borrow().bytes

@@ -24,6 +24,7 @@ mod datadir;
 mod event;
 mod place;
 mod signals;
+mod spin;
 
 mod node;
 

@@ -15,6 +15,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::RawFd;
 use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
@@ -102,6 +103,11 @@ pub(super) struct Peers {
 }
 
 impl Peers {
+    /// Calls `see` with every open socket.
+    pub(super) fn descriptors(&self, mut see: impl FnMut(RawFd)) {
+        self.open.borrow().values().for_each(|stream| see(stream.link.descriptor()));
+    }
+
     fn get(&self, key: (NodeId, Lane), number: StreamId) -> Option<Rc<Stream>> {
         self.open.borrow().get(&key).filter(|stream| stream.number == number).cloned()
     }

@@ -249,6 +249,11 @@ impl Ring {
         }
     }
 
+    /// Whether [`Ring::reap`] would find something. Costs a memory load.
+    pub(super) fn has_done(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
     /// Operations that have not ended. Those that a poisoned ring will never start do not count.
     pub(super) fn outstanding(&self) -> usize {
         let waiting = self.waiting_writes.len() + self.waiting_reads.len();

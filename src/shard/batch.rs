@@ -264,6 +264,7 @@ impl Shard {
         };
         header.encode(space);
         forming.list(at, builder.list(&header, slot.replica), Source::Proposed);
+        self.trace.on_batched(at, requests, span.last(), self.now);
         true
     }
 
@@ -304,6 +305,7 @@ impl Shard {
             }
             let request = slot.pending.pop_front().expect("looked at it just now");
             let Request { origin, records, frame_bytes, .. } = request;
+            self.trace.forget(at);
             self.store.pending_bytes -= records.len();
             self.replies.uncommitted_bytes -= records.len();
             self.clients.give_room(origin, frame_bytes);

@@ -12,6 +12,7 @@ use super::links::Links;
 use super::persist::Store;
 use super::reads::Reads;
 use super::slot::{Slot, Slots};
+use super::trace::Trace;
 use super::{Draining, Shard, ShardConfig};
 use crate::base::{Moment, Prng};
 use crate::model::limits::VOTERS_MAX;
@@ -69,6 +70,7 @@ impl Shard {
             replies: Replies::default(),
             wishes: raft::Effects::default(),
             counters: Counters::default(),
+            trace: Trace::default(),
             next_scan: now,
             scan_start: 0,
             next_frame_scan: now,

@@ -54,7 +54,11 @@ impl Shard {
                 let at = self.slot_of(group);
                 self.slots.touch(at);
             }
-            raft::Effect::Truncated { .. } => self.counters.truncations += 1,
+            raft::Effect::Truncated { group, .. } => {
+                self.counters.truncations += 1;
+                let at = self.slot_of(group);
+                self.trace.forget(at);
+            }
             raft::Effect::Committed { group, .. } => {
                 let at = self.slot_of(group);
                 self.slots.touch(at);
@@ -95,6 +99,7 @@ impl Shard {
 
     /// Answers every request of a group that no batch has taken with NotLeader.
     pub(super) fn refuse_pending(&mut self, at: usize) {
+        self.trace.forget(at);
         let slot = &mut self.slots[at];
         let refusal = Refusal::NotLeader { hint: slot.raft.leader() };
         while let Some(request) = slot.pending.pop_front() {

@@ -309,6 +309,7 @@ impl Shard {
         self.replies.uncommitted_bytes += request.records.len();
         self.store.pending_bytes += request.records.len();
         self.slots[at].pending.push_back(request);
+        self.trace.on_admitted(at, self.slots[at].pending.len(), self.now);
         self.slots.queue(at);
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::base::BlockBuf;
+use crate::base::{BlockBuf, Moment};
 use crate::model::{ConnId, NodeId, ShardId, StreamId, WriteSeq};
 use crate::wal::SegmentNo;
 
@@ -182,6 +182,8 @@ pub enum Input {
 pub struct Inputs {
     /// The oldest first.
     pub queue: std::collections::VecDeque<Input>,
+    /// When the oldest of them came, if the world looks at its clock for each. Only measured with.
+    pub since: Option<Moment>,
 }
 
 impl Inputs {

@@ -30,6 +30,7 @@ mod reads;
 
 mod reply;
 mod status;
+mod trace;
 
 mod invariants;
 
@@ -52,6 +53,7 @@ use links::Links;
 use persist::Store;
 use reads::Reads;
 use slot::Slots;
+use trace::Trace;
 
 /// One core's worth of catamaran. One per shard of a node.
 pub struct Shard {
@@ -68,6 +70,7 @@ pub struct Shard {
     /// What the groups want done; drained by `absorb` after each stage that spoke to them.
     wishes: raft::Effects,
     counters: Counters,
+    trace: Trace,
     /// When the timers of the groups are looked at next.
     next_scan: Moment,
     /// The group with which the next look begins.
@@ -100,6 +103,7 @@ impl Shard {
         assert!(self.now <= now, "time runs forward: {:?} after {now:?}", self.now);
         self.now = now;
         self.counters.turns += 1;
+        self.trace.arrived = inputs.since.take().unwrap_or(now);
 
         self.ingress(inputs, fx); //     bytes      -> requests, peer messages, completions
         self.tick(); //                  time       -> elections, heartbeats, watchdogs
@@ -110,6 +114,7 @@ impl Shard {
         self.replicate(fx); //           spans      -> one frame per peer for all groups
         self.persist(arena, fx); //      blocks     -> aligned device writes
         self.commit(fx); //              durable acks -> commit indexes
+        self.trace();
         self.apply(arena, fx); //        committed  -> reads served, retention
         self.reply(fx); //               outcomes   -> client frames, in request order
 
@@ -130,6 +135,11 @@ impl Shard {
     /// not fit into the rest of its block.
     pub fn note_carried(&mut self, bytes: u64) {
         self.counters.copied_bytes_carry += bytes;
+    }
+
+    /// Whether a peer has not acknowledged everything that was sent to it.
+    pub fn awaits_peers(&self) -> bool {
+        self.links.iter().any(|link| link.in_flight_bytes > 0)
     }
 
     /// The groups that live here, by id.

@@ -162,9 +162,8 @@ impl Shard {
             Ok(accepted) => accepted,
             Err(reason) => return self.close_peer(channel, reason, fx),
         };
-        if accepted.is_empty() {
-            return;
-        }
+        let Some((slot, entry)) = accepted.last() else { return };
+        self.trace.on_frame(*slot, entry.span.last());
         if frame.len() >= self.config.direct_frame_bytes_min {
             self.store.stage(Staged::Direct(Direct { frame, area_bytes, accepted }));
             return;

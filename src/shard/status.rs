@@ -108,10 +108,14 @@ impl Shard {
             writeln!(to, "peer.{}.up {is_up}", link.peer)?;
             writeln!(to, "peer.{}.in_flight_bytes {}", link.peer, link.in_flight_bytes)?;
         }
+        for (at, link) in self.links.iter().enumerate() {
+            writeln!(to, "peer.{}.lag_us {}", link.peer, self.trace.lag_us(at, self.now))?;
+        }
         self.store.write_status(to)?;
         for (name, value) in self.counters.list() {
             writeln!(to, "{name} {value}")?;
         }
+        self.trace.write_status(to)?;
         let sum = |of: fn(&raft::Counters) -> u64| -> u64 {
             self.slots.iter().map(|slot| of(&slot.raft.counters())).sum()
         };

@@ -1,6 +1,10 @@
-//! Plain counters, one set per shard, merged only when somebody reads them.
+//! Plain counters and histograms, one set per shard, merged only when somebody reads them.
 //!
 //! Does not: time anything, share anything between threads, format for a monitoring system.
+
+mod histogram;
+
+pub use histogram::{BUCKETS, Histogram, middle_ns};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {

@@ -56,7 +56,7 @@ pub(crate) struct InitArguments {
     /// The node's configuration file
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
-    /// The tuning profile below it: laptop, ci or nvme
+    /// The tuning profile below it: laptop, ci, nvme or low-latency
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Option<String>,
     /// Prints the result as JSON
@@ -75,7 +75,7 @@ pub(crate) struct ServeArguments {
     /// The node's configuration file
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
-    /// The tuning profile below it: laptop, ci or nvme
+    /// The tuning profile below it: laptop, ci, nvme or low-latency
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Option<String>,
     /// Accepts a file system without O_DIRECT, such as tmpfs: acknowledged records may be lost
@@ -112,7 +112,7 @@ pub(crate) struct DevArguments {
     /// Groups, which are logs: numbered 1 to G [default: 1]
     #[arg(long, value_name = "G")]
     pub(crate) groups: Option<u32>,
-    /// The tuning profile of the nodes: laptop, ci or nvme
+    /// The tuning profile of the nodes: laptop, ci, nvme or low-latency
     #[arg(long, value_name = "NAME", default_value = "laptop")]
     pub(crate) profile: String,
     /// Accepts a file system without O_DIRECT, such as tmpfs: acknowledged records may be lost

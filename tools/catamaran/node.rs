@@ -142,6 +142,7 @@ pub(crate) fn node_config(config: &Config) -> NodeConfig {
         shards: config.shards,
         groups: u64::from(config.groups),
         pin_cores: config.pin_cores,
+        spin: config.spin,
         allow_buffered: config.allow_buffered,
         bind: config.bind,
         arena_bytes_per_shard: memory(config.limits.arena_bytes_per_shard),

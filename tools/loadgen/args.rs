@@ -32,6 +32,8 @@ Examples:
   loadgen --rate 50k --size 1KiB --duration 60s --groups 64 --shards 2
   loadgen --rate max --mode read-index     linearizable reads of one record
   loadgen --connect 10.0.0.1:7000,10.0.0.2:7000,10.0.0.3:7000 --rate 20k --verify
+  loadgen --stages                         also where an append's time went
+  loadgen table --help                     medians of a set of such runs as a table
   loadgen --json result.json               the same figures for programs (- for standard output)
 
 Exit codes: 0 good; 1 an acknowledged record was lost, duplicated or changed; 2 bad arguments;
@@ -96,6 +98,9 @@ pub(crate) struct Args {
     /// Tuning profile of the embedded nodes
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
+    /// Also print where an append's time went (the JSON result always says so)
+    #[arg(long)]
+    stages: bool,
     /// Let the embedded nodes use a file system without O_DIRECT, such as tmpfs
     #[arg(long)]
     allow_buffered: bool,
@@ -159,6 +164,8 @@ pub(crate) struct Plan {
     pub(crate) verify: bool,
     /// Where the JSON goes.
     pub(crate) json: Option<PathBuf>,
+    /// Whether the stages are printed.
+    pub(crate) stages: bool,
 }
 
 /// The load, checked.
@@ -220,7 +227,7 @@ impl Args {
         let load = self.load()?;
         let verify = self.verify_or_default(&load)?;
         let target = self.target()?;
-        Ok(Plan { target, load, verify, json: self.json })
+        Ok(Plan { target, load, verify, json: self.json, stages: self.stages })
     }
 
     fn load(&self) -> Result<Load, Failure> {

@@ -251,6 +251,13 @@ impl Status {
         self.numbers.get(key).copied().unwrap_or(0)
     }
 
+    /// Counters whose name is `prefix` and a number.
+    pub(crate) fn numbers_below(&self, prefix: &str) -> impl Iterator<Item = (usize, u64)> {
+        let from = self.numbers.range(prefix.to_owned()..);
+        let named = from.map_while(move |(key, number)| Some((key.strip_prefix(prefix)?, *number)));
+        named.filter_map(|(rest, number)| Some((rest.parse().ok()?, number)))
+    }
+
     /// How much a counter grew since `earlier`.
     pub(crate) fn grown(&self, earlier: &Self, key: &str) -> u64 {
         self.number(key).saturating_sub(earlier.number(key))
@@ -336,6 +343,9 @@ mod tests {
         status.add("wal_writes 7\nregistered false");
         assert_eq!(status.number("wal_writes"), 12);
         assert_eq!(status.number("missing"), 0);
+        status.add("stage.x.b7 2\nstage.x.b11 1\nstage.y.b3 9");
+        let below: Vec<_> = status.numbers_below("stage.x.b").collect();
+        assert_eq!(below, [(11, 1), (7, 2)]);
         assert_eq!(status.word("registered"), Some("false"));
         assert_eq!(status.grown(&Status::default(), "wal_writes"), 12);
     }

@@ -40,6 +40,9 @@ mod meter;
 mod progress;
 mod report;
 mod sample;
+mod stages;
+
+mod table;
 
 #[cfg(test)]
 mod engine_tests;
@@ -62,6 +65,9 @@ fn main() -> ExitCode {
     let result = if words.get(1).is_some_and(|word| word == node::SUBCOMMAND) {
         words.remove(1);
         node::run(&node::NodeArgs::parse_from(words))
+    } else if words.get(1).is_some_and(|word| word == table::SUBCOMMAND) {
+        words.remove(1);
+        table::run(&table::TableArgs::parse_from(words)).and_then(|text| say(&text))
     } else {
         load(Args::parse_from(words))
     };
@@ -74,16 +80,23 @@ fn main() -> ExitCode {
     }
 }
 
+fn say(text: &str) -> Result<(), Failure> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| Failure::io("cannot write the result", &error))
+}
+
 fn load(args: Args) -> Result<(), Failure> {
     let plan = args.plan()?;
     // A thousand connections and an embedded cluster's pipes do not fit into the usual 1,024.
     system::raise_open_files(0);
     let report = run::run(&plan)?;
     let to_stdout = plan.json.as_deref() == Some(Path::new("-"));
-    let text = if to_stdout { report.json() } else { report.table() };
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|error| Failure::io("cannot write the result", &error))?;
+    let mut text = if to_stdout { report.json() } else { report.table() };
+    if plan.stages && !to_stdout {
+        text.push_str(&report.stage_table());
+    }
+    say(&text)?;
     if let Some(path) = plan.json.as_deref().filter(|_| !to_stdout) {
         run::write_json(path, &report)?;
     }

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use crate::args::Mode;
 use crate::human::{byte_size, grouped};
 use crate::machine::Machine;
+use crate::stages::{STAGES, Stage};
 
 /// Everything that is known about one run. Field names are a promise to those who parse them.
 #[derive(Clone, Debug, Serialize)]
@@ -65,6 +66,8 @@ pub(crate) struct Report {
     pub(crate) device: Device,
     /// User-space copies per byte of record during the window.
     pub(crate) copies: Copies,
+    /// Where an append's time went during the window, by stage, on the nodes that it passed.
+    pub(crate) stages: BTreeMap<&'static str, Stage>,
     /// Whether the nodes' rings use registered memory; false where the system refuses it.
     pub(crate) registered: Option<bool>,
     /// Whether the logs go through the page cache: not durable.
@@ -147,6 +150,11 @@ pub(crate) struct Device {
     pub(crate) ceiling_bytes_per_s: Option<f64>,
     /// Acknowledged bytes times nodes, as a share of that.
     pub(crate) ceiling_ratio: Option<f64>,
+    /// With one in flight: the median of a durable 4 KiB write by as many writers as there are
+    /// logs, one at a time each, in microseconds.
+    pub(crate) write_4k_us_p50: Option<f64>,
+    /// The median latency of the run as a multiple of that.
+    pub(crate) latency_ratio: Option<f64>,
 }
 
 impl Device {
@@ -360,6 +368,16 @@ impl Report {
                 ),
             );
         }
+        if let (Some(write), Some(ratio)) = (d.write_4k_us_p50, d.latency_ratio) {
+            row(
+                out,
+                "one write",
+                &format!("p50 {} for 4 KiB here; p50 of the run is {ratio:.2} times it", ms(write)),
+            );
+        }
+        if let Some(lag) = self.stages.get("follower_lag") {
+            row(out, "follower lag", &format!("p50 {}  p99 {}", ms(lag.p50_us), ms(lag.p99_us)));
+        }
         let copies = &self.copies;
         if self.mode == Mode::Append && d.writes > 0 {
             row(
@@ -371,6 +389,25 @@ impl Report {
                 ),
             );
         }
+    }
+
+    /// Where an append's time went, for people.
+    pub(crate) fn stage_table(&self) -> String {
+        let mut out =
+            String::from("\nstage              mean       p50        p99        samples\n");
+        let network = ("network", "part of peer: the rest, by the means");
+        for (name, text) in STAGES.iter().chain([&network]) {
+            let Some(stage) = self.stages.get(name) else { continue };
+            let _ = writeln!(
+                out,
+                "{name:<19}{:<11}{:<11}{:<11}{:<9}{text}",
+                ms(stage.mean_us),
+                ms(stage.p50_us),
+                ms(stage.p99_us),
+                stage.samples
+            );
+        }
+        out
     }
 
     fn put_place(&self, out: &mut String) {

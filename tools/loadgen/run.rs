@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use catamaran::model::limits::DEVICE_ALIGN_BYTES;
 use catamaran::runtime::probe::{self, ProbeResult};
 use catamaran::wire::client::Consistency;
 
@@ -21,7 +22,7 @@ use crate::engine::{Early, Engine, Orders, Outcome, Place, Work};
 use crate::failure::{Exit, Failure};
 use crate::human::{self, byte_size, grouped, seconds};
 use crate::machine;
-use crate::meter::Live;
+use crate::meter::{Live, Meter};
 use crate::payload::Payload;
 use crate::progress::Progress;
 use crate::report::{Judgement, Latency, Memory, Report, RunConfig};
@@ -100,7 +101,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report, Failure> {
         None
     };
     let memory = peak_memory(stage.cluster.as_ref());
-    let mut ceiling = None;
+    let (mut ceiling, mut write_4k_us_p50) = (None, None);
     if let (Some(cluster), Target::Embedded(embedded)) = (stage.cluster.take(), &plan.target) {
         progress.now(|| "stopping the nodes".to_owned());
         let depth = cluster.writes_in_flight;
@@ -112,10 +113,25 @@ pub(crate) fn run(plan: &Plan) -> Result<Report, Failure> {
             progress.now(|| "measuring what the device can do".to_owned());
             let device = after.device_since(&before, 0, load.mode);
             ceiling = Some(probe(embedded, device.block_bytes(), depth, PROBE_LONG)?.bytes_per_s);
+            if load.requests_in_flight() == 1 {
+                let probe = probe(embedded, DEVICE_ALIGN_BYTES, 1, PROBE_LONG)?;
+                write_4k_us_p50 = Some(probe.latency_us.p50);
+            }
         }
     }
-    let facts =
-        Facts { plan, load, outcome, before, after, acked, unknown, verdict, memory, ceiling };
+    let facts = Facts {
+        plan,
+        load,
+        outcome,
+        before,
+        after,
+        acked,
+        unknown,
+        verdict,
+        memory,
+        ceiling,
+        write_4k_us_p50,
+    };
     Ok(facts.report(&stage))
 }
 
@@ -322,12 +338,24 @@ struct Facts<'a> {
     verdict: Option<Verdict>,
     memory: Memory,
     ceiling: Option<f64>,
+    write_4k_us_p50: Option<f64>,
 }
 
 impl Facts<'_> {
     fn report(self, stage: &Stage) -> Report {
-        let Self { plan, load, outcome, before, after, acked, unknown, verdict, memory, ceiling } =
-            self;
+        let Self {
+            plan,
+            load,
+            outcome,
+            before,
+            after,
+            acked,
+            unknown,
+            verdict,
+            memory,
+            ceiling,
+            write_4k_us_p50,
+        } = self;
         let meter = &outcome.meter;
         let window = outcome.end.saturating_sub(load.warmup);
         let seconds = window.as_secs_f64().max(1e-3);
@@ -335,6 +363,10 @@ impl Facts<'_> {
         let nodes = stage.control.topology().nodes.len();
         let mut device = after.device_since(&before, window_bytes, load.mode);
         device.compare(ceiling, window_bytes as f64 / seconds * nodes as f64);
+        device.write_4k_us_p50 = write_4k_us_p50;
+        device.latency_ratio = write_4k_us_p50
+            .filter(|write| *write > 0.0)
+            .map(|write| (meter.quantile_us(0.5) / write * 100.0).round() / 100.0);
         let late_us_max = crate::meter::us(meter.late_ns_max);
         let buffered = after.any_flag("buffered");
         let at = human::seconds(outcome.end);
@@ -351,14 +383,7 @@ impl Facts<'_> {
                 Rate::Max => None,
                 Rate::PerSecond(rate) => Some(rate),
             },
-            latency_us: Latency {
-                mean: (meter.latency_us_mean() * 10.0).round() / 10.0,
-                p50: meter.quantile_us(0.5),
-                p90: meter.quantile_us(0.9),
-                p99: meter.quantile_us(0.99),
-                p999: meter.quantile_us(0.999),
-                max: meter.latency_us_max(),
-            },
+            latency_us: latency(meter),
             late_us_max,
             unsent: outcome.unsent,
             behind: load.rate != Rate::Max && (outcome.unsent > 0 || late_us_max > BEHIND_US),
@@ -377,6 +402,7 @@ impl Facts<'_> {
             rss_bytes: memory,
             device,
             copies: after.copies_since(&before),
+            stages: crate::stages::stages(&before, &after),
             registered: after.flag("registered"),
             buffered,
             shortened,
@@ -385,6 +411,17 @@ impl Facts<'_> {
             machine: machine::machine(stage.dir.as_deref()),
             commit: machine::commit(),
         }
+    }
+}
+
+fn latency(meter: &Meter) -> Latency {
+    Latency {
+        mean: (meter.latency_us_mean() * 10.0).round() / 10.0,
+        p50: meter.quantile_us(0.5),
+        p90: meter.quantile_us(0.9),
+        p99: meter.quantile_us(0.99),
+        p999: meter.quantile_us(0.999),
+        max: meter.latency_us_max(),
     }
 }
 

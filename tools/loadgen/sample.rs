@@ -3,6 +3,7 @@
 //! Reads `/proc` and asks the nodes' status over connections of its own. Does not run while the
 //! load does more than the two times that a window needs.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::args::Mode;
@@ -43,9 +44,23 @@ impl Sample {
     }
 
     /// How much a counter grew on all nodes since `earlier`.
-    fn grown(&self, earlier: &Self, key: &str) -> u64 {
+    pub(crate) fn grown(&self, earlier: &Self, key: &str) -> u64 {
         let both = self.status.iter().zip(&earlier.status);
         both.map(|(now, before)| now.grown(before, key)).sum()
+    }
+
+    /// How much each counter grew on all nodes since `earlier` whose name is `prefix` and a number.
+    pub(crate) fn grown_below(&self, earlier: &Self, prefix: &str) -> BTreeMap<usize, u64> {
+        let mut all = BTreeMap::new();
+        for (now, before) in self.status.iter().zip(&earlier.status) {
+            for (key, number) in now.numbers_below(prefix) {
+                let grown = number - before.number(&format!("{prefix}{key}")).min(number);
+                if grown > 0 {
+                    *all.entry(key).or_default() += grown;
+                }
+            }
+        }
+        all
     }
 
     /// What the devices did since `earlier`, for so many acknowledged bytes.
@@ -58,6 +73,8 @@ impl Sample {
             bytes_per_acked_byte: per_acked,
             ceiling_bytes_per_s: None,
             ceiling_ratio: None,
+            write_4k_us_p50: None,
+            latency_ratio: None,
         }
     }
 
