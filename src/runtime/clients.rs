@@ -61,7 +61,7 @@ pub(super) struct Clients {
     dirty: RefCell<Vec<Rc<Client>>>,
     last_id: Cell<u64>,
     deadlines_checked: Cell<Moment>,
-    /// Bytes delivered since the shard's last turn.
+    /// Bytes delivered since the shard had last taken in everything.
     fresh_bytes: Cell<usize>,
     /// Readers that wait until the shard has less to do, the longest first.
     line: RefCell<VecDeque<Rc<Client>>>,
@@ -135,7 +135,13 @@ impl Clients {
         self.fresh_bytes.set(self.fresh_bytes.get() + bytes);
     }
 
-    /// Bytes delivered since the shard's last turn.
+    /// The shard has taken in everything that was delivered.
+    pub(super) fn note_all_seen(&self) {
+        self.fresh_bytes.set(0);
+    }
+
+    /// Bytes delivered since the shard had last taken in everything: what it has not seen, and
+    /// some that it has.
     pub(super) fn fresh_bytes(&self) -> usize {
         self.fresh_bytes.get()
     }
@@ -163,7 +169,6 @@ impl Clients {
     /// Lets readers go on that waited until the shard has less to do: as many as there is room for,
     /// if each reads a full buffer.
     pub(super) fn call_readers(&self, room_bytes: usize) {
-        self.fresh_bytes.set(0);
         let mut line = self.line.borrow_mut();
         for _ in 0..room_bytes.div_ceil(RECEIVE_BYTES_MAX) {
             let Some(client) = line.pop_front() else { return };

@@ -172,7 +172,11 @@ impl Core {
     fn call_readers(&self) {
         let uncommitted = self.shard.borrow().uncommitted_bytes();
         self.uncommitted_bytes.set(uncommitted);
-        self.clients.call_readers(self.work_bytes_max().saturating_sub(uncommitted));
+        if self.inputs.borrow().queue.is_empty() {
+            self.clients.note_all_seen();
+        }
+        let work = uncommitted + self.clients.fresh_bytes();
+        self.clients.call_readers(self.work_bytes_max().saturating_sub(work));
     }
 
     /// Runs the shard until it ends.

@@ -31,6 +31,8 @@ const BEFORE: Duration = Duration::from_secs(6);
 const SETTLE: Duration = Duration::from_secs(1);
 const RATIO: f64 = 1.3;
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
+/// How often those who never read ask: it is their not reading that is tried, not their asking.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Each thread's pause after a walk over its connections.
 const WALK_PAUSE: Duration = Duration::from_millis(20);
 /// Connections made in one walk: an attack, but one that leaves a processor to the attacked.
@@ -200,7 +202,12 @@ fn misbehave(
             made += 1;
             let to = SocketAddrV4::new(node, CLIENT_PORT);
             let source = Ipv4Addr::new(127, 0, 0, source);
-            if let Ok(raw) = Raw::connect(to, source, CONNECT_PATIENCE) {
+            let raw = Raw::connect_with(to, source, CONNECT_PATIENCE, |socket| match kind {
+                // What is not read is to lie at the node, and not in our socket.
+                Kind::NeverReads => socket.set_recv_buffer_size(4096),
+                Kind::Trickles | Kind::HalfOpen | Kind::Garbage => Ok(()),
+            });
+            if let Ok(raw) = raw {
                 crowd.extend(greet(kind, raw, made));
             }
         }
@@ -233,13 +240,12 @@ impl Stranger {
     /// Does what it does next. A broken connection is found by the next walk.
     fn go_on(&mut self, kind: Kind, prng: &mut Prng) {
         match kind {
-            Kind::NeverReads => {
-                // Short questions with long answers.
-                let mut questions = Vec::new();
-                (0..16).for_each(|correlation| encode_status(&mut questions, correlation));
-                // A question that is cut off by a full socket makes nonsense of the next one, so
-                // whole ones only: they are far smaller than what a socket has room for.
-                let _ = self.raw.send(&questions);
+            Kind::NeverReads if self.next <= Instant::now() => {
+                // A short question with a long answer.
+                let mut question = Vec::new();
+                encode_status(&mut question, 1);
+                let _ = self.raw.send(&question);
+                self.next += ASK_EVERY;
             }
             Kind::Trickles if self.next <= Instant::now() => {
                 let at = self.sent % self.trickle.len();
@@ -252,7 +258,7 @@ impl Stranger {
                     .collect();
                 let _ = self.raw.send(&bytes);
             }
-            Kind::Trickles | Kind::HalfOpen => {}
+            Kind::NeverReads | Kind::Trickles | Kind::HalfOpen => {}
         }
     }
 }

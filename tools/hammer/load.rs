@@ -55,11 +55,12 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The value below which 99 of 100 lie, or so many of `hundred`; nearest rank. Zero for none.
+/// The value that so many of a hundred do not exceed; nearest rank. The largest number if there is
+/// no value: where nothing was acknowledged, nothing was fast.
 pub(crate) fn percentile(values: &mut [u64], hundredths: usize) -> u64 {
     values.sort_unstable();
     let rank = (values.len() * hundredths).div_ceil(100);
-    values.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(u64::MAX)
 }
 
 impl Load {
@@ -238,6 +239,6 @@ mod tests {
         assert_eq!(percentile(&mut values, 99), 198);
         assert_eq!(percentile(&mut values, 100), 200);
         assert_eq!(percentile(&mut [7], 99), 7);
-        assert_eq!(percentile(&mut [], 99), 0);
+        assert_eq!(percentile(&mut [], 99), u64::MAX);
     }
 }

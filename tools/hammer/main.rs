@@ -13,6 +13,7 @@
 
 mod account;
 mod cluster;
+mod flood;
 mod load;
 mod raw;
 mod report;

@@ -1,39 +1,43 @@
 //! More than the cluster can take, from many connections: three and ten times its peak.
 //!
-//! The load is loadgen's, a process of its own: first as fast as it goes, which is the peak, then at
-//! fixed times as if that had been three and ten times as much. A few well-behaved writers go on
-//! all the while; they tell whether things are as before a second after.
+//! The same flood first with a window on each connection, as fast as it goes, which is the peak;
+//! then three and ten times as much is offered. A few well-behaved writers go on all the while; they
+//! tell whether things are as before a second after.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::flood::{Flood, Outcome, Pace};
 use crate::load::{Load, Shape, percentile};
 use crate::memory;
 use crate::progress::Progress;
 use crate::report::Report;
-use crate::site::{Site, program, rest};
+use crate::site::{Site, rest};
 
-const CONNECTIONS: u32 = 256;
-/// Records on their way at the peak: enough to keep everything busy, far from any budget.
-const PEAK_IN_FLIGHT: u32 = 8_192;
-/// Records on their way under overload: what loadgen can keep account of.
-const OVERLOAD_IN_FLIGHT: u32 = 1 << 20;
+const CONNECTIONS: usize = 256;
+/// Requests on their way on each connection at the peak: enough to keep everything busy, far from
+/// any budget.
+const PEAK_WINDOW: u64 = 64;
 const FACTORS: [u32; 2] = [3, 10];
 const GOODPUT_MIN: f64 = 0.9;
 const SHAPE: Shape = Shape { writers: 4, per_second: 200, record_bytes: 200 };
 const QUIET: Duration = Duration::from_secs(4);
-/// After this time things are as before: p99 within this ratio, and a few milliseconds.
+const WARMUP: Duration = Duration::from_secs(1);
+/// After this time things are as before: p99 within this ratio.
 const NORMAL_WITHIN: Duration = Duration::from_secs(1);
 const NORMAL_RATIO: f64 = 1.3;
 
-/// What one run of loadgen came to.
+/// What one flood came to.
 struct Run {
-    acked_per_s: f64,
-    acked: f64,
-    cores: f64,
+    outcome: Outcome,
     busy: u64,
     paused: u64,
+}
+
+impl Run {
+    fn acked_per_s(&self) -> f64 {
+        self.outcome.acked as f64 / self.outcome.seconds
+    }
 }
 
 pub(crate) fn run(dir: &Path, time: Duration, progress: &mut Progress) -> Result<Report, String> {
@@ -46,24 +50,24 @@ pub(crate) fn run(dir: &Path, time: Duration, progress: &mut Progress) -> Result
     rest(QUIET)?;
     let before = percentile(&mut load.latencies(from, load.now()), 99) as f64 / 1e3;
     let elections = site.sum("elections_won")?;
-    let peak = measure(&site, None, time, progress)?;
-    report.fact("peak", peak.acked_per_s, "records/s");
-    report.fact("peak, cores of loadgen", peak.cores, "");
+    let peak = measure(&site, Pace::Window(PEAK_WINDOW), time, progress)?;
+    report.fact("peak", peak.acked_per_s(), "records/s");
     for factor in FACTORS {
-        let rate = (peak.acked_per_s * f64::from(factor)).round();
-        let run = measure(&site, Some(rate), time, progress)?;
+        let rate = peak.acked_per_s() * f64::from(factor);
+        let run = measure(&site, Pace::Offered(rate), time, progress)?;
         let ended = load.now();
         rest(NORMAL_WITHIN + QUIET)?;
         let normal = ended + NORMAL_WITHIN;
         let after = percentile(&mut load.latencies(normal, load.now()), 99) as f64 / 1e3;
-        let goodput = run.acked_per_s / peak.acked_per_s;
+        let goodput = run.acked_per_s() / peak.acked_per_s();
         report.at_least(format!("goodput at {factor} x"), (goodput, GOODPUT_MIN), "of the peak");
-        report.at_least(format!("acknowledged at {factor} x"), (run.acked, 1.0), "records");
         let name = format!("p99 from a second after {factor} x on, against before");
         report.at_most(name, (after / before, NORMAL_RATIO), "x");
-        report.fact(format!("{factor} x, cores of loadgen"), run.cores, "");
+        let offered = run.outcome.offered as f64 / run.outcome.seconds;
+        report.fact(format!("{factor} x, offered"), offered, "records/s");
         report.fact(format!("{factor} x, requests refused with Busy"), run.busy as f64, "");
         report.fact(format!("{factor} x, times a reader paused"), run.paused as f64, "");
+        report.fact(format!("{factor} x, refusals heard"), run.outcome.refused as f64, "");
         let pushed_back = (run.busy + run.paused) as f64;
         report.at_least(format!("{factor} x, pauses and refusals"), (pushed_back, 1.0), "");
     }
@@ -79,43 +83,22 @@ pub(crate) fn run(dir: &Path, time: Duration, progress: &mut Progress) -> Result
     Ok(report)
 }
 
-/// One run of loadgen: as fast as it goes, or at so many records a second.
+/// One flood. Its connections are closed at its end, with whatever is still on its way.
 fn measure(
     site: &Site,
-    rate: Option<f64>,
+    pace: Pace,
     time: Duration,
     progress: &mut Progress,
 ) -> Result<Run, String> {
-    let (rate, in_flight) = match rate {
-        None => ("max".to_owned(), PEAK_IN_FLIGHT),
-        Some(rate) => (format!("{rate}"), OVERLOAD_IN_FLIGHT),
-    };
-    progress.now(|| format!("loadgen --rate {rate}"));
+    progress.now(|| format!("{CONNECTIONS} connections, {pace:?}"));
     let (busy, paused) = (site.sum("client_busy")?, site.sum("client_paused")?);
-    let loadgen = program("loadgen")?;
-    let output = Command::new(&loadgen)
-        .args(["--connect", &site.nodes.addresses().join(","), "--no-verify", "--json", "-"])
-        .args(["--rate", &rate, "--records-per-request", "1", "--warmup", "1s"])
-        .args(["--duration", &format!("{}ms", time.as_millis())])
-        .args(["--connections", &CONNECTIONS.to_string(), "--inflight", &in_flight.to_string()])
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(|error| format!("{}: {error}", loadgen.display()))?;
-    let words = || String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if !output.status.success() {
-        return Err(format!("loadgen, {}: {}", output.status, words()));
-    }
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("loadgen's result: {error}: {}", words()))?;
-    let number = |pointer: &str| {
-        let value = json.pointer(pointer).and_then(serde_json::Value::as_f64);
-        value.ok_or_else(|| format!("loadgen's result has no {pointer}"))
-    };
+    let mut flood = Flood::open(site.nodes.ip(site.leader()?), CONNECTIONS)?;
+    let outcome = flood.run(pace, WARMUP, time)?;
+    drop(flood);
+    // What was paused is counted with the next tick.
+    rest(Duration::from_millis(100))?;
     Ok(Run {
-        acked_per_s: number("/acked_per_s")?,
-        acked: number("/acked")?,
-        cores: number("/cpu_cores/loadgen")?,
+        outcome,
         busy: site.sum("client_busy")? - busy,
         paused: site.sum("client_paused")? - paused,
     })

@@ -37,7 +37,21 @@ impl Raw {
         source: Ipv4Addr,
         timeout: Duration,
     ) -> io::Result<Self> {
+        Self::connect_with(to, source, timeout, |_| Ok(()))
+    }
+
+    /// The same with a socket that `prepare` has its way with.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub(crate) fn connect_with(
+        to: SocketAddrV4,
+        source: Ipv4Addr,
+        timeout: Duration,
+        prepare: impl FnOnce(&Socket) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        prepare(&socket)?;
         if !source.is_unspecified() {
             // Ports are chosen when connecting, so that each source has all of them.
             let from = SocketAddr::from((source, 0));
@@ -48,6 +62,11 @@ impl Raw {
         let stream = TcpStream::from(socket);
         stream.set_nonblocking(true)?;
         Ok(Self { stream, assembler: Assembler::new(FRAME_BYTES_MAX) })
+    }
+
+    /// The socket, which does not block.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
     }
 
     /// Sends what the socket takes; tells how much that was.
