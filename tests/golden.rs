@@ -1,7 +1,9 @@
 //! Golden scripts: what exactly happens between replicas in one situation, one claim a file.
 //!
 //! `UPDATE_GOLDENFILES=1 cargo test --test golden` rewrites the outputs; a changed line is then
-//! reviewed against the claim in the file's head. The vocabulary is [`Script::run`].
+//! reviewed against the claim in the file's head. The vocabulary is [`Script::run`]. A line
+//! `# marks: NAME ..` claims coverage marks, which the script must hit; `GOLDEN_MARKS=1` prints
+//! those that each script hits.
 
 mod replicas;
 
@@ -9,6 +11,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
+use catamaran::base::mark::{Hits, Mark};
 use catamaran::model::limits::VOTERS_MAX;
 use catamaran::model::{
     BatchKind, EntryId, HardState, LogIndex, Member, Membership, NodeId, RecordCount, ReplicaId,
@@ -508,6 +511,24 @@ fn quorum(args: &Args<'_>) -> Outcome<String> {
     ))
 }
 
+/// The marks that a script claims and does not hit, a line each.
+fn missed_marks(name: &str, text: &str, hits: &Hits) -> Vec<String> {
+    if std::env::var_os("GOLDEN_MARKS").is_some() {
+        let hit = Mark::ALL.iter().filter(|(mark, _)| hits.of(*mark) > 0);
+        let hit: Vec<&str> = hit.map(|(_, name)| *name).collect();
+        #[expect(clippy::print_stderr, reason = "whoever sets the variable wants to read it")]
+        {
+            eprintln!("{name}: {}", hit.join(" "));
+        }
+    }
+    let claims = text.lines().filter_map(|line| line.strip_prefix("# marks:"));
+    claims
+        .flat_map(str::split_whitespace)
+        .filter(|claim| Mark::named(claim).is_none_or(|mark| hits.of(mark) == 0))
+        .map(|claim| format!("{name}: claims the mark {claim} and does not hit it"))
+        .collect()
+}
+
 #[test]
 fn scripts() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/raft");
@@ -529,12 +550,14 @@ fn scripts() {
             assert!(text.contains(head), "{name} lacks {head:?}");
         }
         // All scripts run even if one fails: a broken rule should show every script it breaks.
+        let _before = Hits::take();
         let run = || goldenscript::run(&mut Script::default(), &path);
         match std::panic::catch_unwind(run) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => failed.push(format!("{name}: {error}")),
             Err(_) => failed.push(format!("{name}: see above")),
         }
+        failed.extend(missed_marks(&name, &text, &Hits::take()));
     }
     assert!(failed.is_empty(), "{} scripts fail:\n{}", failed.len(), failed.join("\n"));
     assert!(45 <= count, "scripts are missing: there are {count}");

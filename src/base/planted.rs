@@ -1,6 +1,6 @@
 //! Planted bugs: wrong branches that grade the tests.
 //!
-//! `planted!(C01_COMMIT_OLDER_TERMS)` is true in one run of `simrun mutants`, and constantly false
+//! `planted!(C01_OLDER_TERM_COMMITTED)` is true in one run of `simrun mutants`, and constantly false
 //! in every ordinary build: only the feature `planted` gives the switch a value, and the assertion
 //! at the end of this file does not compile if that were not so. The catalogue says of each what
 //! is broken and who should notice; `docs/testing.md` has the score. Does not: ship.
@@ -48,8 +48,6 @@ pub struct Bug {
 }
 
 bugs! {
-    H01_OWN_VOTE_COUNTED_EARLY "H-01" "assertion"
-        "a candidate counts its own vote before it is durable";
     H01_VOTE_NOT_AWAITED "H-01" "hard-state"
         "messages of a term wait for the term on the disk, not for the vote";
     H01_WORDS_BEFORE_DISK "H-01" "hard-state"
@@ -60,6 +58,8 @@ bugs! {
         "batches of a term enter blocks before the hard state that knows it";
     H03_TERM_NOT_WRITTEN "H-03" "hard-state"
         "a term without a vote is taken for durable and never written";
+    H06_PRE_VOTES_COUNT_AS_VOTES "H-06" "elections"
+        "pre-votes count as votes";
     H06_PRE_VOTE_OPENS_TERM "H-06" "elections"
         "a pre-vote opens the term that it asks about";
     H07_COMMIT_BEYOND_LOG "H-07" "recovery"
@@ -78,7 +78,7 @@ bugs! {
         "blocks are placed beyond the window in flight";
     W06_NO_SEAL "W-06" "seal"
         "an idle log gets no seal";
-    W08_BOOT_OPENING_NOT_AWAITED "W-08" "assertion"
+    W08_BOOT_OPENING_NOT_AWAITED "W-08" "device-contract"
         "blocks follow the first opening before it is durable";
     W08_DISCARDED_OPENING_COUNTS "W-08" "recovery"
         "an opening that a recovery discarded is believed by a later one";
@@ -90,9 +90,9 @@ bugs! {
         "openings forget whom a group has voted for";
     W13_LIVE_SEGMENT_RECYCLED "W-13" "device-contract"
         "the oldest segment that is needed is recycled";
-    W13_RECYCLED_BEFORE_OPENING_IS_DURABLE "W-13" "recovery"
+    W13_RECYCLED_BEFORE_OPENING_IS_DURABLE "W-13" "device-contract"
         "segments are recycled before the opening that replaces them is durable";
-    W13_UNCOMMITTED_REWRITTEN "W-13" "assertion"
+    W13_UNCOMMITTED_REWRITTEN "W-13" "device-contract"
         "retention writes uncommitted batches forward";
     W14_PROPOSED_BEFORE_STAGED "W-14" "assertion"
         "a new leader's batch is written before what it took as a follower";
@@ -108,9 +108,9 @@ bugs! {
         "a completion counts although an earlier write is open";
     I01_SUBMITTED_IS_DURABLE "I-01" "ack-discipline"
         "a submitted batch counts as durable";
-    I03_FAILED_WRITE_COUNTS "I-03" "ack-discipline"
+    I03_FAILED_WRITE_COUNTS "I-03" "device-contract"
         "a failed write counts as done";
-    I03_NO_HALT "I-03" "liveness"
+    I03_NO_HALT "I-03" "device-contract"
         "a shard with a failed device goes on without it";
     I06_COMPLETION_OF_TRUNCATED "I-06" "ack-discipline"
         "a write in flight vouches for what was truncated meanwhile";
@@ -126,8 +126,8 @@ bugs! {
         "an entry below the base is a conflict";
     R05_BATCH_NOT_VERIFIED "R-05" "log-matching"
         "a follower takes a batch whose checksum does not hold";
-    R06_HINT_STANDS_STILL "R-06" "liveness"
-        "conflict hints do not move back";
+    R06_HINT_IGNORED "R-06" "liveness"
+        "a leader asks again what was denied";
     R07_COMMIT_BEYOND_VOUCHED "R-07" "commit-agreement"
         "a follower commits what the leader did not vouch for";
     R08_ACK_FREES_NOTHING "R-08" "assertion"
@@ -162,13 +162,13 @@ bugs! {
         "logs are compared by length only";
     E02_VOTE_FOR_ANY_LOG "E-02" "leader-completeness"
         "votes and pre-votes are granted to shorter logs";
-    E04_OLD_VOTES_COUNT "E-04" "election-safety"
-        "votes of an older term count";
-    E04_OLD_WORDS_KEPT "E-04" "hard-state"
+    E04_NEWER_TERM_IGNORED "E-04" "assertion"
+        "a message of a newer term does not make a follower";
+    E04_OLD_WORDS_KEPT "E-04" "elections"
         "what waited to be said in an older term is said later";
     E05_PRE_VOTE_FOR_ANY_LOG "E-05" "elections"
         "pre-votes, but not votes, are granted to shorter logs";
-    E06_REFUSAL_HIDES_TERM "E-06" "liveness"
+    E06_REFUSAL_HIDES_TERM "E-06" "elections"
         "a refused pre-vote does not tell the newer term";
     E07_STALE_LEADER_NOT_TOLD "E-07" "liveness"
         "a leader of an older term is not told the newer one";

@@ -84,11 +84,9 @@ impl Group {
             mark!(E06_PRE_VOTE_REFUSED_WITH_NEWER_TERM if term <= self.term);
             mark!(E09_PRE_VOTE_WITHHELD if self.is_vote_withheld());
             mark!(E05_PRE_VOTE_REFUSED_TO_SHORTER_LOG if !self.is_up_to_date(last));
-            if planted!(E06_REFUSAL_HIDES_TERM) {
-                return;
-            }
             // With the own term, which frees an asker that is behind (E-06).
-            self.send(from, Message::PreVoteReply { granted }, fx);
+            let own = if planted!(E06_REFUSAL_HIDES_TERM) { Term::ZERO } else { self.term };
+            self.send_in(own, from, Message::PreVoteReply { granted }, fx);
         }
     }
 
@@ -174,7 +172,13 @@ impl Group {
         self.counters.campaigns += 1;
         self.adopt(self.term.next(), fx);
         self.vote = Some(self.settings.node);
-        self.set_role(Role::Candidate(Candidate::default()), fx);
+        let mut candidate = Candidate::default();
+        if planted!(H06_PRE_VOTES_COUNT_AS_VOTES)
+            && let Role::PreCandidate(before) = &mut self.role
+        {
+            candidate.votes = core::mem::take(&mut before.votes);
+        }
+        self.set_role(Role::Candidate(candidate), fx);
         self.arm_election_timer();
         let last = self.log.last();
         for voter in self.other_voters() {
@@ -203,9 +207,7 @@ impl Group {
     fn on_vote_of(&mut self, node: NodeId, fx: &mut Effects) {
         let Role::Candidate(candidate) = &mut self.role else { return };
         candidate.votes.record(node);
-        if (candidate.own_vote_counted || planted!(H01_OWN_VOTE_COUNTED_EARLY))
-            && candidate.votes.are_quorum(self.configurations.newest())
-        {
+        if candidate.own_vote_counted && candidate.votes.are_quorum(self.configurations.newest()) {
             self.become_leader(fx);
         }
     }

@@ -147,7 +147,6 @@ impl Group {
     /// past all of our entries that are newer than `prev` could be.
     fn hint_for(&self, prev: EntryId) -> Option<EntryId> {
         if prev.index <= self.log.base().index && !planted!(R03_TRIMMED_PREV_CONFLICTS) {
-            mark!(R03_TRIMMED_PREV_MATCHES if prev.index < self.log.base().index);
             // Covered by a snapshot or trimmed, and so committed: it matches by definition.
             return None;
         }
@@ -155,9 +154,8 @@ impl Group {
             return None;
         }
         // A batch is matched whole, so the last index before it is asked for.
-        let below =
-            if planted!(R06_HINT_STANDS_STILL) { prev.index } else { prev.index.previous() };
-        let end = self.log.edge_at_or_below(below.min(self.log.last().index));
+        let end = prev.index.previous().min(self.log.last().index);
+        let end = self.log.edge_at_or_below(end);
         mark!(R06_HINT_PASSES_NEWER_TERM if self.log.term_at(end) > Some(prev.term));
         Some(self.log.last_of_term_at_most(end, prev.term))
     }
@@ -171,7 +169,6 @@ impl Group {
     ) -> AppendVerdict {
         let span = batch.span;
         if span.last() <= self.log.base().index {
-            mark!(R03_TRIMMED_BATCH_KNOWN);
             return self.known(span.last());
         }
         let is_taken_for_known =
@@ -286,7 +283,6 @@ impl Group {
         let matched = if planted!(I01_ACK_BEFORE_DISK) { follower.vouched } else { matched };
         let mut reject = follower.reject.take();
         if reject.is_some_and(|(prev, _)| prev <= follower.vouched) {
-            mark!(R04_REJECT_OVERTAKEN);
             // Overtaken: the leader has vouched for that entry meanwhile, so the news are good.
             reject = None;
             follower.ack_due = true;

@@ -16,7 +16,7 @@ use super::{
     Settings,
 };
 use crate::base::{Moment, Prng};
-use crate::model::{EntryId, LogIndex, Member, Membership, NodeId, Term};
+use crate::model::{EntryId, GroupId, LogIndex, Member, Membership, NodeId, Term};
 
 /// Messages that wait for the hard state, at most: a few kinds for every member, and room for
 /// strangers that ask for votes (M-03). What exceeds it is dropped, as a network may.
@@ -153,7 +153,7 @@ impl Group {
             | Message::Accepted { .. }
             | Message::Rejected { .. }
             | Message::Snapshot { .. }) => {
-                if self.term < term {
+                if self.term < term && !planted!(E04_NEWER_TERM_IGNORED) {
                     mark!(E04_NEWER_TERM_ADOPTED);
                     let leader = message.is_from_leader().then_some(from);
                     self.become_follower(term, leader, fx);
@@ -188,13 +188,10 @@ impl Group {
     /// answered.
     fn answer_stale(&mut self, from: Member, message: &Message, fx: &mut Effects) {
         match message {
-            Message::Heartbeat { .. } if planted!(E07_STALE_LEADER_NOT_TOLD) => {}
+            _ if planted!(E07_STALE_LEADER_NOT_TOLD) => {}
             Message::Heartbeat { round, .. } => {
                 mark!(E07_STALE_LEADER_TOLD);
                 self.send(from, Message::HeartbeatReply { round: *round }, fx);
-            }
-            Message::VoteReply { granted: true } if planted!(E04_OLD_VOTES_COUNT) => {
-                self.on_vote_reply(from, true, fx);
             }
             Message::Accepted { matched } if planted!(R11_OLD_ACKS_COUNT) => {
                 self.on_accepted(from, *matched, fx);
@@ -263,6 +260,19 @@ impl Group {
             Role::Leader(_) => Some(self.settings.node),
             Role::Follower(follower) => follower.leader.map(|leader| leader.node),
             Role::PreCandidate(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    /// Which group it is a replica of.
+    pub fn id(&self) -> GroupId {
+        self.settings.group
+    }
+
+    /// When it last heard a leader or, leading, its quorum.
+    pub fn heard(&self) -> Option<Moment> {
+        match &self.role {
+            Role::Leader(leader) => Some(self.quorum_heard_at(leader).min(self.now)),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => self.leader_heard,
         }
     }
 

@@ -135,8 +135,6 @@ impl Group {
         fx: &mut Effects,
     ) {
         let Some(progress) = self.answering_peer(from) else { return };
-        mark!(R04_LATE_REJECT_IGNORED
-            if progress.phase == Phase::Stream && prev <= progress.matched);
         mark!(R06_PEER_RETREATS if progress.phase == Phase::Probe);
         match progress.phase {
             Phase::Snapshot { .. } => return, // Its log is about to be replaced.
@@ -173,12 +171,9 @@ impl Group {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peer_mut(node) else { return };
         // A hint that does not move back is none.
-        let before =
-            if planted!(R06_HINT_STANDS_STILL) { prev.get() } else { prev.get().saturating_sub(1) };
-        let below = hint.index.min(LogIndex::new(before));
+        let below = hint.index.min(LogIndex::new(prev.get().saturating_sub(1)));
         let next = if below < base.index {
             // What follows is trimmed here: only a snapshot helps.
-            mark!(S02_PEER_IS_BELOW_THE_BASE);
             base.index
         } else {
             let end = log.last_of_term_at_most(below, hint.term).index;
@@ -186,7 +181,7 @@ impl Group {
             // answer is another hint, or the batch that contains it is fetched from its start.
             log.edge_at_or_below(end).max(progress.matched).max(base.index).next()
         };
-        progress.probe_from(next);
+        progress.probe_from(if planted!(R06_HINT_IGNORED) { prev.next() } else { next });
     }
 
     /// The peer that `from` is, if this is the leader and it is the replica meant; it was heard
@@ -263,7 +258,8 @@ impl Group {
         let progress = &mut leader.peers[at];
         // No more than the follower surely has in common with this log.
         mark!(R07_HEARTBEAT_COMMIT_LIMITED if progress.matched < commit);
-        let commit = commit.min(progress.matched);
+        let free = planted!(R07_COMMIT_BEYOND_VOUCHED);
+        let commit = if free { commit } else { commit.min(progress.matched) };
         progress.told = progress.told.max(commit);
         progress.told_at = now;
         let member = progress.member;

@@ -69,7 +69,6 @@ impl Group {
         // one entry decides (S-04, Log Matching).
         let keep_tail = (self.log.contains(last) || planted!(S04_CONFLICTING_LOG_KEPT))
             && !planted!(S04_TAIL_DROPPED);
-        mark!(S04_TAIL_KEPT if keep_tail);
         mark!(S04_LOG_DROPPED if !keep_tail);
         if keep_tail {
             self.log.trim(last);

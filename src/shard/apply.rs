@@ -24,7 +24,6 @@ impl Shard {
     pub(super) fn retain(&mut self) {
         if self.store.planner.opening_parts_left() > 0 {
             // The rest of the opening says what was true when its first part was made.
-            mark!(W13_RETENTION_WAITS_FOR_OPENING);
             return;
         }
         if self.config.retention.is_limited() {

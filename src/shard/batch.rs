@@ -52,7 +52,6 @@ impl Shard {
             return true;
         }
         let Some(buf) = arena.take(bytes) else {
-            mark!(F03_NO_MEMORY_FOR_BLOCK);
             // Memory comes back with completions and sends; the next turn tries again.
             return false;
         };
@@ -65,7 +64,6 @@ impl Shard {
         }
         if builder.is_empty() {
             // Every request that waited was refused while the block was put together.
-            mark!(F04_BLOCK_NOT_NEEDED);
             arena.cancel(builder.into_buf());
             return false;
         }
@@ -166,7 +164,6 @@ impl Shard {
             let Some(at) = self.slots.queued.pop_front() else { break };
             self.slots[at].is_queued = false;
             if held.contains(&at) && !planted!(W14_PROPOSED_BEFORE_STAGED) {
-                mark!(W14_PROPOSAL_WAITS_FOR_STAGED);
                 self.slots.queue(at);
                 continue;
             }
@@ -309,7 +306,6 @@ impl Shard {
             self.store.pending_bytes -= records.len();
             self.replies.uncommitted_bytes -= records.len();
             self.clients.give_room(origin, frame_bytes);
-            mark!(X01_WRONG_TAIL_REFUSED);
             self.replies.refuse(slot.id, origin, Refusal::WrongTail { last });
         }
     }

@@ -212,7 +212,6 @@ impl Clients {
             }
             if let Some(reason) = connection.closing {
                 fx.push(Effect::CloseClient { conn, reason });
-                mark!(N02_CLIENT_HUNG_UP);
                 // Whatever else it sends is not read: it spoke nonsense.
                 self.list.remove(&conn);
             }

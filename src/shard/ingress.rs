@@ -121,7 +121,6 @@ impl Shard {
     /// A frame that cannot be read: a typed error, and the end of the stream if it is not cut
     /// correctly any more (N-02).
     fn on_client_nonsense(&mut self, conn: ConnId, error: &FrameError) {
-        mark!(N02_CLIENT_NONSENSE_ANSWERED);
         self.counters.client_malformed += 1;
         let origin = Origin { remote: None, conn, correlation: error.correlation() };
         let refusal = match error {
@@ -152,7 +151,6 @@ impl Shard {
             return self.on_hello(origin, &frame);
         }
         if connection.unanswered as usize > REQUESTS_PER_CONNECTION_MAX {
-            mark!(F02_BUSY_TOO_MANY_REQUESTS);
             return self.refuse_frame(origin, &frame, busy());
         }
         let is_for_group =

@@ -290,6 +290,9 @@ impl Shard {
     /// Writes the hard state of every group where it changed. What does not fit waits; the group
     /// stays silent about the new term until it is durable (H-01).
     pub(super) fn add_hard_states(&mut self, builder: &mut BlockBuilder, forming: &mut Forming) {
+        if planted!(H03_BATCH_BEFORE_ITS_TERM) && !self.store.staged.is_empty() {
+            return;
+        }
         while let Some(at) = self.slots.dirty.pop() {
             let slot = &mut self.slots[at];
             slot.is_dirty = false;
@@ -301,7 +304,6 @@ impl Shard {
             }
             let record = Record::HardState { group, replica, state };
             if builder.push_record(&record).is_err() {
-                mark!(H01_HARD_STATE_WAITS_FOR_NEXT_BLOCK);
                 self.slots.mark_dirty(at);
                 return;
             }
@@ -312,7 +314,7 @@ impl Shard {
 
     /// Takes what is staged, in order, until the block is full or a whole frame comes.
     pub(super) fn add_staged(&mut self, builder: &mut BlockBuilder, forming: &mut Forming) {
-        if !self.slots.dirty.is_empty() {
+        if !self.slots.dirty.is_empty() && !planted!(H03_BATCH_BEFORE_ITS_TERM) {
             // A batch of a term may not come before the hard state that knows the term (H-03).
             return;
         }
@@ -498,7 +500,6 @@ impl Shard {
         assert!(self.store.submitted > 0, "{write:?} is done, but nothing was submitted");
         self.store.submitted -= 1;
         if self.store.is_poisoned {
-            mark!(I03_COMPLETION_AFTER_FAILURE_IGNORED);
             return;
         }
         let Some(durable) = self.store.planner.on_write_done(write, self.now) else { return };

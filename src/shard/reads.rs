@@ -67,7 +67,6 @@ impl Shard {
             return self.replies.refuse(group, origin, Refusal::UnknownGroup);
         };
         if self.reads.waiting() + self.fetches.waiting() >= READS_WAITING_MAX {
-            mark!(F02_BUSY_TOO_MANY_READS);
             self.counters.client_busy += 1;
             let refusal = Refusal::Busy { retry_after: crate::model::limits::BUSY_RETRY_AFTER };
             return self.replies.refuse(group, origin, refusal);
@@ -108,7 +107,6 @@ impl Shard {
         while let Some(entry) = self.reads.unconfirmed.first_entry()
             && entry.get().deadline <= self.now
         {
-            mark!(L09_READ_EXPIRED);
             let read = entry.remove();
             self.replies.refuse(self.slots[read.slot].id, read.origin, Refusal::TimedOut);
         }

@@ -39,7 +39,6 @@ impl Shard {
             }
             if self.slots[at].raft.role() != RoleName::Leader {
                 if campaigns == CAMPAIGNS_PER_SCAN_MAX {
-                    mark!(E15_CAMPAIGN_WAITS_FOR_NEXT_SCAN);
                     continue;
                 }
                 campaigns += 1;

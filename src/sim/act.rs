@@ -14,9 +14,9 @@ use super::verdict::{Check, Failure, Fault, fail};
 use super::world::{At, Event, World, node_id};
 use crate::base::{Checksum, Slice};
 use crate::model::limits::FRAME_BYTES_MAX;
-use crate::model::{NodeId, ShardId, WriteSeq};
+use crate::model::{BatchKind, NodeId, ShardId, WriteSeq};
 use crate::shard::{Effect, Frame, Input, IoFault, Lane, Notice, ReadSeq};
-use crate::wal::{Record, SegmentNo, parse_block};
+use crate::wal::{BlockRole, Record, SegmentNo, parse_block};
 use crate::wire::peer::{BulkFrame, decode_control};
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader};
 
@@ -45,6 +45,7 @@ impl World {
             }
             Effect::RemoveSegment { segment } => {
                 self.note("remove", &[at.node as u64, segment.0]);
+                self.check_dead(at, segment)?;
                 let now = self.queue.now();
                 let synced = now.after(DIRECTORY_SYNC.draw(&mut self.prng.disk));
                 self.core(at).expect("seen above").disk.remove(segment, now, synced)?;
@@ -133,6 +134,7 @@ impl World {
         let crc = u64::from(checksum.as_u32());
         self.note("write", &[at.node as u64, at.shard as u64, segment.0, offset, crc]);
         let facts = self.block_facts(at, place, &block)?;
+        self.check_placed(at, &facts)?;
         let delay = self.io_time(at.node, self.plan.disk.write);
         let ppm = self.plan.disk.write_error_ppm;
         let fails = self.chaotic && self.prng.disk.chance(ppm, 1_000_000);
@@ -140,6 +142,31 @@ impl World {
         core.disk.submit(write, segment, offset, (block, checksum))?;
         core.mirror.submitted(write, facts);
         self.queue.after(delay, Event::WriteEnds(at, write, !fails));
+        Ok(())
+    }
+
+    /// Nothing follows the first opening of a run before that is durable (W-08), and what is written
+    /// forward is committed: a copy that came back would truncate what replaced it (W-13).
+    fn check_placed(&mut self, at: At, facts: &BlockFacts) -> Check {
+        let core = &self.nodes[at.node].cores[at.shard];
+        if facts.opens.is_none() && !core.mirror.is_opened() {
+            fail!(DeviceContract, "{at:?} writes before its first opening is durable (W-08)");
+        }
+        for (group, span) in &facts.batches {
+            let commit = core.commit_of(*group);
+            if core.mirror.surely_holds(*group, *span) && commit < Some(span.last()) {
+                fail!(DeviceContract, "{at:?} rewrites {span:?}, committed is {commit:?} (W-13)");
+            }
+        }
+        Ok(())
+    }
+
+    /// A file may go only if no durable opening needs it and recovery did not keep it (W-13).
+    fn check_dead(&mut self, at: At, segment: SegmentNo) -> Check {
+        let core = self.core(at).expect("the caller saw it");
+        if !core.mirror.takes_back(segment) {
+            fail!(DeviceContract, "{at:?} gives up {segment:?}, which its log needs (W-13)");
+        }
         Ok(())
     }
 
@@ -157,7 +184,13 @@ impl World {
             Ok(view) => view,
             Err(error) => fail!(DeviceContract, "{at:?} writes no block at {lsn}: {error}"),
         };
-        let mut facts = BlockFacts::default();
+        let mut facts = BlockFacts {
+            end: view.end(),
+            durable_lsn: view.durable_lsn(),
+            is_seal: view.role() == BlockRole::Seal,
+            opens: view.segment_open(),
+            ..BlockFacts::default()
+        };
         for record in view.records() {
             match record {
                 Record::HardState { group, state, .. } => facts.states.push((group, state)),
@@ -169,7 +202,11 @@ impl World {
             }
         }
         for entry in view.entries() {
-            let span = self.checker.truth(entry.group)?.saw_batch(view.batch_bytes(&entry))?;
+            let truth = self.checker.truth(entry.group)?;
+            let span = truth.saw_batch(view.batch_bytes(&entry))?;
+            if entry.kind != BatchKind::Noop && truth.begins_term(span) {
+                fail!(Elections, "{at:?}: a term begins with {entry:?} (C-02)");
+            }
             if span != entry.span {
                 fail!(DeviceContract, "{at:?}: the directory says {entry:?}, it is {span:?}");
             }
@@ -187,10 +224,11 @@ impl World {
             return Ok(());
         }
         let stored = if well { self.what_is_stored(at, write) } else { Stored::Well };
+        let now = self.queue.now();
         let core = self.core(at).expect("seen above");
         let input = if well {
             core.disk.complete(write, stored)?;
-            core.mirror.confirmed(write);
+            core.mirror.confirmed(write, now)?;
             Input::WriteDone { write }
         } else {
             self.tally.count(Fault::WriteError);
@@ -271,6 +309,9 @@ impl World {
         let full = self.queue.now() < self.nodes[at.node].disk_full_until
             || (self.chaotic && self.prng.disk.chance(ppm, 1_000_000));
         let fails = recycle.is_none() && full;
+        if let Some(old) = recycle {
+            self.check_dead(at, old)?;
+        }
         self.core(at).expect("the caller saw it").disk.prepare(segment, recycle)?;
         self.summary.recycles += u64::from(recycle.is_some());
         self.queue.after(delay, Event::SegmentMade(at, segment, !fails));
@@ -326,8 +367,11 @@ impl World {
                     let node = node_id(at.node);
                     self.trace.say(now, format_args!("{node:?} says to {envelope:?}"));
                 }
-                let mirror = &self.nodes[at.node].cores[at.shard].mirror;
-                check_sent(node_id(at.node), &envelope, mirror)?;
+                let core = &self.nodes[at.node].cores[at.shard];
+                let (node, mirror) = (node_id(at.node), &core.mirror);
+                check_sent(node, &envelope, mirror)?;
+                let seat = core.seat(envelope.group);
+                self.elections.sent(node, &envelope, seat, mirror)?;
             }
             rest = behind;
         }

@@ -186,7 +186,7 @@ impl World {
         let waits = !self.conns.nobody_waits();
         let detail =
             format_args!("open: {open:?}, behind: {laggard:?}, waits: {waits}").to_string();
-        Failure { oracle: Oracle::Liveness, detail }
+        Failure::new(Oracle::Liveness, format_args!("{detail}"))
     }
 
     /// The auditor itself.

@@ -5,10 +5,13 @@
 //! the acknowledgement oracles must not ask the code they check. After a restart it is compared
 //! with what the real recovery found and then set to it. Does not: parse bytes; the world does.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::verdict::{Check, fail};
+use crate::base::Moment;
 use crate::model::{EntryId, GroupId, HardState, LogIndex, Span, Term, WriteSeq};
+use crate::wal::{Lsn, SegmentNo, SegmentOpen};
 
 /// What matters of one block.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,14 @@ pub(super) struct BlockFacts {
     pub(super) states: Vec<(GroupId, HardState)>,
     /// Batches in order.
     pub(super) batches: Vec<(GroupId, Span)>,
+    /// The position behind it.
+    pub(super) end: Lsn,
+    /// What it says is durable.
+    pub(super) durable_lsn: Lsn,
+    /// Whether it says nothing else.
+    pub(super) is_seal: bool,
+    /// The opening that it is a part of.
+    pub(super) opens: Option<SegmentOpen>,
 }
 
 /// One group on one device.
@@ -116,7 +127,18 @@ pub(super) struct Mirror {
     pending: BTreeMap<WriteSeq, (BlockFacts, bool)>,
     /// Groups whose log may or may not have been replaced when the process died.
     reset_in_doubt: BTreeSet<GroupId>,
+    /// Files that recovery said hold nothing of the log.
+    pub(super) spare: BTreeSet<SegmentNo>,
+    /// The oldest segment that the newest durable opening of this run needs.
+    oldest: Option<SegmentNo>,
+    /// The end of the last durable block that is no seal, and the highest durable watermark.
+    witnessed: (Lsn, Lsn),
+    /// When the last write was confirmed.
+    confirmed_at: Moment,
 }
+
+/// How long an idle log may be without a witness of its last block.
+const WITNESS_WITHIN: Duration = Duration::from_secs(1);
 
 impl Mirror {
     /// A block was submitted.
@@ -125,15 +147,45 @@ impl Mirror {
     }
 
     /// A block was confirmed.
-    pub(super) fn confirmed(&mut self, write: WriteSeq) {
+    pub(super) fn confirmed(&mut self, write: WriteSeq, now: Moment) -> Check {
+        self.confirmed_at = now;
         self.pending.get_mut(&write).expect("confirmed after it was submitted").1 = true;
         while let Some(entry) = self.pending.first_entry() {
             if !entry.get().1 {
                 break;
             }
             let (facts, _) = entry.remove();
-            self.apply(facts);
+            self.apply(facts)?;
         }
+        Ok(())
+    }
+
+    /// Whether the log has been idle for long and no durable block says that its last one is.
+    pub(super) fn lacks_witness(&self, now: Moment) -> bool {
+        let (data_end, watermark) = self.witnessed;
+        self.pending.is_empty()
+            && watermark < data_end
+            && WITNESS_WITHIN < now.since(self.confirmed_at)
+    }
+
+    /// Whether the first opening of this run is durable.
+    pub(super) fn is_opened(&self) -> bool {
+        self.oldest.is_some()
+    }
+
+    /// Whether the log can do without the file of `segment`, which is gone from now on.
+    pub(super) fn takes_back(&mut self, segment: SegmentNo) -> bool {
+        self.spare.remove(&segment) || self.oldest.is_some_and(|oldest| segment < oldest)
+    }
+
+    /// Whether the device holds the batch and nothing on its way could replace it.
+    pub(super) fn surely_holds(&self, group: GroupId, span: Span) -> bool {
+        let concerns = |(facts, _): &(BlockFacts, bool)| {
+            facts.batches.iter().any(|(of, _)| *of == group)
+                || facts.resets.iter().any(|(of, _, _)| *of == group)
+        };
+        self.groups.get(&group).is_some_and(|replica| replica.holds(span))
+            && !self.pending.values().any(concerns)
     }
 
     /// The process died: nothing is known of what was not in force.
@@ -141,6 +193,8 @@ impl Mirror {
         let pending = core::mem::take(&mut self.pending);
         let resets = pending.values().flat_map(|(facts, _)| &facts.resets);
         self.reset_in_doubt = resets.map(|(group, _, _)| *group).collect();
+        self.oldest = None;
+        self.witnessed = (Lsn::ZERO, Lsn::ZERO);
     }
 
     /// A group as the device certainly holds it.
@@ -190,7 +244,18 @@ impl Mirror {
         !self.groups.is_empty()
     }
 
-    fn apply(&mut self, facts: BlockFacts) {
+    fn apply(&mut self, facts: BlockFacts) -> Check {
+        if let Some(open) = facts.opens
+            && open.part + 1 == open.parts
+        {
+            self.oldest = Some(open.oldest);
+        }
+        let (data_end, watermark) = &mut self.witnessed;
+        *watermark = (*watermark).max(facts.durable_lsn);
+        if !facts.is_seal {
+            *data_end = facts.end;
+        }
+        let states = facts.states.clone();
         for (group, base, keep_tail) in facts.resets {
             self.groups.entry(group).or_default().reset(base, keep_tail);
         }
@@ -200,6 +265,13 @@ impl Mirror {
         for (group, span) in facts.batches {
             self.groups.entry(group).or_default().insert(span);
         }
+        for (group, state) in states {
+            let last = self.groups.get(&group).map(Replica::last).unwrap_or_default();
+            if last < state.commit {
+                fail!(Recovery, "{group:?}: {state:?} is durable, the log ends at {last:?} (H-07)");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -235,9 +307,9 @@ mod tests {
         let (w1, w2) = (WriteSeq::new(1), WriteSeq::new(2));
         mirror.submitted(w1, batches(&[span(1, 1, 2)]));
         mirror.submitted(w2, batches(&[span(1, 3, 1)]));
-        mirror.confirmed(w2);
+        mirror.confirmed(w2, Moment::ZERO).expect("nothing is wrong");
         assert!(mirror.replica(G).is_none(), "w1 is in doubt, so w2 is");
-        mirror.confirmed(w1);
+        mirror.confirmed(w1, Moment::ZERO).expect("nothing is wrong");
         assert!(mirror.replica(G).expect("known").holds(span(1, 3, 1)));
     }
 
@@ -257,7 +329,7 @@ mod tests {
     fn recovery_may_not_lose_what_was_certain() {
         let mut mirror = Mirror::default();
         mirror.submitted(WriteSeq::new(1), batches(&[span(1, 1, 2), span(1, 3, 1)]));
-        mirror.confirmed(WriteSeq::new(1));
+        mirror.confirmed(WriteSeq::new(1), Moment::ZERO).expect("nothing is wrong");
         let failure = mirror.recovered(&found(&[span(1, 1, 2)])).expect_err("one is lost");
         assert!(failure.detail.contains("lost"), "{failure}");
     }
@@ -266,7 +338,7 @@ mod tests {
     fn recovery_may_find_more_and_may_find_a_replaced_tail() {
         let mut mirror = Mirror::default();
         mirror.submitted(WriteSeq::new(1), batches(&[span(1, 1, 2), span(1, 3, 1)]));
-        mirror.confirmed(WriteSeq::new(1));
+        mirror.confirmed(WriteSeq::new(1), Moment::ZERO).expect("nothing is wrong");
         let spans = [span(1, 1, 2), span(2, 3, 1), span(2, 4, 1)];
         mirror.recovered(&found(&spans)).expect("replaced");
         assert_eq!(mirror.replica(G).expect("known").last(), LogIndex::new(4));

@@ -26,6 +26,7 @@ mod lies;
 mod net;
 
 mod checker;
+mod elections;
 mod history;
 mod mirror;
 mod promise;
@@ -40,4 +41,4 @@ pub use graphs::{Graph, GraphSummary, run_graph};
 pub use plan::{Between, ChaosPlan, DiskPlan, LoadPlan, NetPlan, Plan, Recurring};
 pub use trace::Sink;
 pub use verdict::{Failure, Fault, Oracle, Summary, Tally};
-pub use world::run;
+pub use world::{run, run_to};

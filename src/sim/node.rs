@@ -12,15 +12,19 @@ use super::checker::{ReplicaView, Watch};
 use super::clients::CLUSTER;
 use super::conns::CONN_BUDGET_BYTES;
 use super::disk::Disk;
+use super::elections::Seat;
 use super::mirror::{Found, Mirror};
 use super::plan::{Between, Plan};
 use super::verdict::{Check, Failure, Fault, fail};
 use super::world::{At, Event, World, node_id};
 use crate::base::{Arena, BlockBuf, Moment, Prng};
-use crate::model::{BootCounter, ConnId, GroupId, LogIndex, NodeUuid, ShardId, Span, StreamId};
+use crate::model::{
+    BootCounter, ConnId, GroupId, LogIndex, NodeId, NodeUuid, ShardId, Span, StreamId,
+};
 use crate::raft::{self, RoleName, Timing};
 use crate::shard::{
-    Effects, Input, Inputs, NodeAddress, ReadSeq, RetentionLimits, Shard, ShardConfig, WorldFacts,
+    Effect, Effects, Input, Inputs, NodeAddress, ReadSeq, RetentionLimits, Shard, ShardConfig,
+    WorldFacts,
 };
 use crate::stats::Counters;
 use crate::wal::{
@@ -49,6 +53,9 @@ pub(super) struct Live {
     pub(super) effects: Effects,
     pub(super) reads: BTreeMap<ReadSeq, PendingRead>,
     watches: BTreeMap<GroupId, Watch>,
+    pub(super) seats: BTreeMap<GroupId, Seat>,
+    /// What its clock showed when the process began.
+    began: Moment,
     turn_scheduled: bool,
     streams: StreamId,
     conns: u64,
@@ -79,6 +86,16 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// What is remembered of a replica's part in elections, if the process runs.
+    pub(super) fn seat(&self, group: GroupId) -> Option<&Seat> {
+        self.live.as_ref()?.seats.get(&group)
+    }
+
+    /// The commit index of a replica, if the process runs.
+    pub(super) fn commit_of(&self, group: GroupId) -> Option<LogIndex> {
+        self.live.as_ref()?.shard.group(group).map(raft::Group::commit)
+    }
+
     /// What the living shard has counted.
     pub(super) fn counters(&self) -> Option<&Counters> {
         self.live.as_ref().map(|live| live.shard.counters())
@@ -254,21 +271,30 @@ impl World {
         if paused {
             return Ok(());
         }
+        let fails = |inputs: &Inputs| {
+            inputs.queue.iter().any(|input| matches!(input, Input::WriteFailed { .. }))
+        };
+        let must_halt = fails(&live.inputs);
         let inputs = live.inputs.queue.len() as u64;
         live.shard.turn(clock, &mut live.inputs, &mut live.arena, &mut live.effects);
+        let must_halt = must_halt && !fails(&live.inputs);
         let effects = core::mem::take(&mut live.effects.list);
+        if must_halt && !effects.iter().any(|effect| matches!(effect, Effect::Halt { .. })) {
+            fail!(DeviceContract, "{at:?} goes on after a failed write (I-03)");
+        }
         let facts = [at.node as u64, at.shard as u64, inputs, effects.len() as u64];
         self.note("turn", &facts);
-        self.inspect(at)?;
+        self.inspect(at, clock)?;
         for effect in effects {
             self.act(at, effect)?;
         }
+        self.check_sealed(at)?;
         self.turn_soon(at);
         Ok(())
     }
 
     /// Holds every group of a shard against the truth.
-    fn inspect(&mut self, at: At) -> Check {
+    fn inspect(&mut self, at: At, clock: Moment) -> Check {
         let Some(mut live) = self.core(at).and_then(|core| core.live.take()) else {
             return Ok(());
         };
@@ -292,9 +318,37 @@ impl World {
             if result.is_err() {
                 break;
             }
+            let mirror = mirrors[at.node];
+            let seat = live.seats.entry(id).or_default();
+            let who = (node_id(at.node), live.began, clock);
+            result = self.elections.turn(who, group, seat, mirror);
+            if result.is_ok() {
+                let lies = self.plan.disk.lost_ppm + self.plan.disk.misdirected_ppm > 0;
+                let is_kept = !lies && self.plan.chaos.rot.is_none();
+                result = check_durable(node_id(at.node), group, mirror, is_kept);
+            }
+            if result.is_err() {
+                break;
+            }
         }
         self.nodes[at.node].cores[at.shard].live = Some(live);
         result
+    }
+
+    /// Within 5 ms of going idle a log has a witness of its last block (W-06); a second is given,
+    /// since a segment file may have to be made first.
+    fn check_sealed(&mut self, at: At) -> Check {
+        let now = self.queue.now();
+        let (disk, chaos) = (&self.plan.disk, &self.plan.chaos);
+        // Whatever keeps a device, a core or a clock from doing its part keeps the seal too.
+        let slow = [chaos.stall, chaos.slow_disk, chaos.hang, chaos.disk_full];
+        let still = [chaos.freeze, chaos.pause, chaos.slow_core];
+        let is_excused = disk.no_space_ppm > 0 || slow.iter().chain(&still).any(Option::is_some);
+        let Some(core) = self.core(at) else { return Ok(()) };
+        if !is_excused && core.mirror.lacks_witness(now) {
+            fail!(Seal, "{at:?} is idle, and nothing on its device vouches for its last block");
+        }
+        Ok(())
     }
 
     /// The commit index of a node's replica of a group, if the node runs.
@@ -350,6 +404,8 @@ impl World {
             effects: Effects::default(),
             reads: BTreeMap::new(),
             watches: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            began: clock,
             turn_scheduled: false,
             streams: StreamId::default(),
             conns: 0,
@@ -433,6 +489,7 @@ impl World {
                 last: group.last.index,
             })?;
         }
+        core.mirror.spare = recovered.spare.iter().copied().collect();
         self.note("recover", &[node as u64, shard as u64, recovered.end.get()]);
         Ok(Some(recovered))
     }
@@ -504,6 +561,23 @@ impl World {
             self.damage(node, Fault::Rot);
         }
     }
+}
+
+/// What a replica takes for durable is on its device, whatever was truncated meanwhile (I-06); and
+/// where devices keep what they confirmed, nobody is ever taken for an amnesiac.
+fn check_durable(node: NodeId, group: &raft::Group, mirror: &Mirror, is_kept: bool) -> Check {
+    let durable = group.durable();
+    let holds = match group.span_at(durable) {
+        Some(batch) => mirror.replica(group.id()).is_some_and(|held| held.holds(batch.span)),
+        None => true,
+    };
+    if !holds {
+        fail!(AckDiscipline, "{node:?} {:?} takes {durable:?} for durable (I-06)", group.id());
+    }
+    if is_kept && group.counters().reversions > 0 {
+        fail!(Amnesia, "{node:?} {:?} believes that a peer has lost what it had", group.id());
+    }
+    Ok(())
 }
 
 /// Drives the real recovery over a simulated device.

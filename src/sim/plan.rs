@@ -214,7 +214,7 @@ pub struct Plan {
     /// The clients.
     pub load: LoadPlan,
     /// The prime mover of everything drawn while the world runs.
-    pub(super) root: u64,
+    pub root: u64,
 }
 
 impl Plan {

@@ -94,6 +94,12 @@ impl Truth {
         Ok(span)
     }
 
+    /// Whether no earlier batch of its term was ever seen.
+    pub(super) fn begins_term(&self, span: Span) -> bool {
+        let before = (span.term, LogIndex::BEFORE_FIRST)..(span.term, span.first);
+        self.batches.range(before).next().is_none()
+    }
+
     /// The batch of `term` that holds `index`, if anybody ever wrote it.
     pub(super) fn batch_at(&self, term: Term, index: LogIndex) -> Option<&Batch> {
         let (_, batch) =

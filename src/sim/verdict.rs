@@ -15,12 +15,17 @@ pub struct Failure {
     pub oracle: Oracle,
     /// What was found instead.
     pub detail: String,
+    /// How many events had happened.
+    pub event: u64,
+    /// When, in simulated time from the start.
+    pub at: Duration,
 }
 
 impl Failure {
     /// `oracle` found `detail`.
     pub(super) fn new(oracle: Oracle, detail: fmt::Arguments<'_>) -> Self {
-        Self { oracle, detail: detail.to_string() }
+        // The world adds when it was.
+        Self { oracle, detail: detail.to_string(), event: 0, at: Duration::ZERO }
     }
 }
 
@@ -83,6 +88,12 @@ oracles! {
     DeviceContract, "device-contract";
     /// Recovery answers as the decision table says.
     Recovery, "recovery";
+    /// Nobody says yes to whom it must not, and leaders without a quorum go.
+    Elections, "elections";
+    /// An idle log has a durable witness of its last block.
+    Seal, "seal";
+    /// Nobody is taken to have lost what its device holds.
+    Amnesia, "amnesia";
     /// After the faults are gone everything is answered in time.
     Liveness, "liveness";
     /// No queue or budget beyond its bound.
@@ -91,7 +102,8 @@ oracles! {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "oracle={} {}", self.oracle, self.detail)
+        let Self { oracle, detail, event, at } = self;
+        write!(f, "oracle={oracle} event={event} at={}us {detail}", at.as_micros())
     }
 }
 

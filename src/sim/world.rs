@@ -12,6 +12,7 @@ use super::chaos::{Chaos, CutLinks};
 use super::checker::Checker;
 use super::clients::Client;
 use super::conns::Conns;
+use super::elections::Elections;
 use super::net::Net;
 use super::node::Node;
 use super::plan::Plan;
@@ -89,6 +90,7 @@ pub(super) struct World {
     pub(super) conns: Conns,
     pub(super) clients: Vec<Client>,
     pub(super) checker: Checker,
+    pub(super) elections: Elections,
     pub(super) audit: Audit,
     pub(super) tally: Tally,
     pub(super) summary: Summary,
@@ -98,6 +100,8 @@ pub(super) struct World {
     pub(super) cuts: Vec<CutLinks>,
     /// Faults are made; afterwards the world only heals.
     pub(super) chaotic: bool,
+    /// Nothing happens after so many events.
+    stop_at: u64,
 }
 
 /// How long the healed world may take from one step of the audit to the next (rules 4.3): a probe
@@ -115,7 +119,16 @@ const EVENTS_MAX: u64 = 20_000_000;
 /// # Errors
 /// The first promise that was broken.
 pub fn run(plan: &Plan, sink: Option<Sink>) -> Result<Summary, Failure> {
+    run_to(plan, sink, u64::MAX)
+}
+
+/// Lives through the first `stop_at` events of `plan`, without an audit if that is not all.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run_to(plan: &Plan, sink: Option<Sink>, stop_at: u64) -> Result<Summary, Failure> {
     let mut world = World::new(plan, sink);
+    world.stop_at = stop_at;
     let result = world.live();
     let at = world.queue.now();
     if result.is_err() {
@@ -123,8 +136,9 @@ pub fn run(plan: &Plan, sink: Option<Sink>) -> Result<Summary, Failure> {
     }
     world.trace.say(at, format_args!("ends: {result:?}"));
     result.map_err(|failure| Failure {
-        oracle: failure.oracle,
-        detail: format!("at={}us {}", at.as_nanos() / 1000, failure.detail),
+        event: world.trace.events(),
+        at: at.since(Moment::ZERO),
+        ..failure
     })?;
     Ok(world.sum_up())
 }
@@ -153,10 +167,12 @@ impl World {
             requests_left: plan.load.requests,
             cuts: Vec::new(),
             checker: Checker::new(plan.groups, plan.nodes),
+            elections: Elections::default(),
             audit: Audit::new(plan.groups),
             tally: Tally::default(),
             summary: Summary { seed: plan.seed, ..Summary::default() },
             chaotic: true,
+            stop_at: u64::MAX,
             prng,
             plan: *plan,
         }
@@ -174,8 +190,14 @@ impl World {
         self.start_chaos();
         let calm = Moment::ZERO.after(self.plan.chaos.lasts);
         self.run_until(calm)?;
+        if self.is_stopped() {
+            return Ok(());
+        }
         self.heal()?;
         self.audit_all()?;
+        if self.is_stopped() {
+            return Ok(());
+        }
         self.rests()?;
         self.checker.check_histories()
     }
@@ -185,7 +207,7 @@ impl World {
         let calm = self.queue.now();
         let deadline = calm.after(HEALED_WITHIN);
         let mut last_step = (self.audit_steps(), calm.after(STEP_WITHIN));
-        while !self.audited()? {
+        while !self.is_stopped() && !self.audited()? {
             let now = self.queue.now();
             let steps = self.audit_steps();
             if steps != last_step.0 {
@@ -200,11 +222,17 @@ impl World {
     }
 
     pub(super) fn run_until(&mut self, end: Moment) -> Result<(), Failure> {
-        while let Some(event) = self.queue.next(end) {
+        while !self.is_stopped()
+            && let Some(event) = self.queue.next(end)
+        {
             self.handle(event)?;
             assert!(self.trace.events() < EVENTS_MAX, "the world does not come to rest");
         }
         Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop_at <= self.trace.events()
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Failure> {

@@ -141,7 +141,6 @@ impl BlockBuilder {
         let before = self.records.len();
         record.encode(&mut self.records);
         if self.used + self.meta_bytes() > self.buf.len() {
-            mark!(H03_RECORD_WAITS_FOR_NEXT_BLOCK);
             self.records.truncate(before);
             return Err(Full);
         }

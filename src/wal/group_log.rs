@@ -263,7 +263,6 @@ impl GroupLog {
         self.check_replica(entry.replica)?;
         let span = entry.span;
         if span.last() <= self.base.index {
-            mark!(W14_TRIMMED_BATCH_SKIPPED);
             return Ok(()); // trimmed meanwhile
         }
         if span.first > self.last.index.next() {
@@ -358,7 +357,6 @@ impl GroupLog {
             return Err(self.fault(FaultKind::Checkpoint { expected, found: last }));
         }
         if reset.keep_tail && self.term_at(last.index) == Some(last.term) {
-            mark!(S04_RESET_KEEPS_TAIL);
             self.set_base(last, reset.membership.clone());
             return Ok(());
         }

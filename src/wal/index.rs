@@ -283,7 +283,6 @@ impl Index {
     #[must_use]
     pub fn clamped(&self, group: GroupId, state: HardState) -> HardState {
         let last = self.last(group).map_or(LogIndex::BEFORE_FIRST, |last| last.index);
-        mark!(H07_COMMIT_HINT_CLAMPED if last < state.commit);
         let is_free = planted!(H07_COMMIT_BEYOND_LOG);
         let commit = if is_free { state.commit } else { state.commit.min(last) };
         HardState { commit, ..state }

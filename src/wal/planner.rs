@@ -289,7 +289,6 @@ impl Planner {
         assert!(self.can_roll(0), "{:?} is not ready, or too much is in flight", plan.segment);
         mark!(W08_FIRST_OPENING if self.boot_void.is_some());
         mark!(W12_SEGMENT_ROLLED if self.boot_void.is_none());
-        mark!(W12_OPENING_OF_SEVERAL_BLOCKS if parts > 1);
         self.ready.pop_front();
         self.next = plan.void.to;
         self.parts_left = parts;

@@ -216,7 +216,6 @@ impl Recovery {
     ) -> Result<Self, RecoverError> {
         geometry.check();
         if files.is_empty() && may == WalMay::NotBeEmpty && !planted!(W17_LOST_LOG_IS_FRESH) {
-            mark!(W17_NO_FILES_REFUSED);
             return Err(RecoverError::Empty { files: 0 });
         }
         let mut files = files.to_vec();
@@ -226,7 +225,6 @@ impl Recovery {
         {
             // No log gets there; and no arithmetic on positions below it can overflow.
             let place = Place { segment: file.segment, offset: 0 };
-            mark!(W03_IMPOSSIBLE_SEGMENT_REFUSED);
             return Err(RecoverError::Sequence { place });
         }
         let (full, odd_files): (Vec<_>, Vec<_>) =
@@ -301,7 +299,6 @@ impl Recovery {
 
     /// An unreadable range is never taken for a torn write: the data may well be there (I-09).
     fn fail_read(&mut self, lsn: Lsn, fault: ReadFault) {
-        mark!(I09_UNREADABLE_REFUSED);
         self.failed = Some(RecoverError::Unreadable { place: self.place(lsn), fault });
     }
 

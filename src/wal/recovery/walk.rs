@@ -47,7 +47,6 @@ impl Recovery {
         let (expected_bytes, found_bytes) =
             (self.geometry.segment_bytes, opener.open.segment_bytes);
         if expected_bytes != found_bytes {
-            mark!(O01_SEGMENT_SIZE_CHANGED_REFUSED);
             return Err(RecoverError::SegmentBytes { segment, expected_bytes, found_bytes });
         }
         let start = self.geometry.start_of(segment);
@@ -73,16 +72,11 @@ impl Recovery {
         let place = self.place(lsn);
         match error {
             BlockError::Foreign { expected, found } => {
-                mark!(W02_FOREIGN_LOG_REFUSED);
                 Err(RecoverError::Foreign { place, expected, found })
             }
-            BlockError::Version { found } => {
-                mark!(O08_NEWER_FORMAT_REFUSED);
-                Err(RecoverError::TooNew { place, found })
-            }
+            BlockError::Version { found } => Err(RecoverError::TooNew { place, found }),
             // Recycling moves files up only, so what is stale has a smaller LSN.
             BlockError::OtherLsn { found } if found > lsn => {
-                mark!(W02_MISPLACED_BLOCK_REFUSED);
                 Err(RecoverError::Misplaced { place, found })
             }
             BlockError::OtherLsn { .. } => {
@@ -114,7 +108,6 @@ impl Recovery {
             }
         }
         for segment in dead {
-            mark!(W08_DISCARDED_OPENING_STAYS_DEAD);
             if !planted!(W08_DISCARDED_OPENING_COUNTS) {
                 self.openers.remove(&segment);
             }
@@ -187,14 +180,10 @@ impl Recovery {
         }
         if let Some(odd) = self.odd_files.iter().find(|file| file.segment == segment) {
             let expected_bytes = self.geometry.segment_bytes;
-            mark!(W17_ODD_SIZE_REFUSED);
             return Err(RecoverError::Size { segment, expected_bytes, found_bytes: odd.bytes });
         }
         match self.unopened.get(&segment) {
-            None => {
-                mark!(W17_MISSING_SEGMENT_REFUSED);
-                Err(RecoverError::Missing { segment, needed_by })
-            }
+            None => Err(RecoverError::Missing { segment, needed_by }),
             Some(error) => Err(RecoverError::Corrupt {
                 place: self.place(self.geometry.start_of(segment)),
                 error: *error,
@@ -346,7 +335,6 @@ impl Recovery {
             return Err(RecoverError::Corrupt { place, error: hole.error, watermark, proof });
         }
         if let Some(valid) = self.seen.beyond {
-            mark!(W05_BEYOND_WINDOW_REFUSED);
             let window_bytes = self.window_bytes();
             return Err(RecoverError::BeyondWindow {
                 place,
@@ -367,7 +355,6 @@ impl Recovery {
                 Some(older)
                     if relied.is_none() || self.openers[&older].open.oldest < self.began =>
                 {
-                    mark!(W08_OLDER_OPENING_TRUSTED);
                     return self.begin_replay(older);
                 }
                 Some(_) => {}
@@ -395,7 +382,6 @@ impl Recovery {
     /// There is no whole opening: the log was being made when the node went down, or it is gone.
     fn never_opened(&mut self, hole: Option<Hole>) -> Outcome {
         if self.may == WalMay::NotBeEmpty {
-            mark!(W17_LOG_WITHOUT_OPENING_REFUSED);
             let files = self.files.len() + self.odd_files.len();
             return Err(RecoverError::Empty { files });
         }
