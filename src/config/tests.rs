@@ -13,7 +13,6 @@ allow_buffered = false
 shards = 2
 groups = 8
 pin_cores = true
-spin_us = 0
 
 [limits]
 arena_bytes_per_shard = "64 MiB"

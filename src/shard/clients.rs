@@ -24,6 +24,9 @@ pub(super) struct Connection {
     parts: Vec<Part>,
     /// Replies that are not in a part yet.
     out: Vec<u8>,
+    /// Room to take for them at once: as much as they needed of late. Growing step by step was
+    /// most of what a leader allocated.
+    out_bytes_usual: usize,
     /// Since when, as far as was seen, it has owed the rest of a frame and waited for nothing.
     owes_since: Option<Moment>,
     /// Bytes it may read again.
@@ -33,6 +36,9 @@ pub(super) struct Connection {
     /// In the list of connections with something to do at the end of the turn.
     is_dirty: bool,
 }
+
+/// The most room that is taken for replies before they are there: a thousand of them.
+const REPLY_ROOM_BYTES_MAX: usize = 64 << 10;
 
 /// Replies for a connection of another shard.
 struct Remote {
@@ -60,6 +66,7 @@ impl Clients {
             unanswered: 0,
             parts: Vec::new(),
             out: Vec::new(),
+            out_bytes_usual: 0,
             owes_since: None,
             room_bytes: 0,
             closing: None,
@@ -122,6 +129,9 @@ impl Clients {
             None => {
                 if let Some(connection) = self.dirty(origin.conn) {
                     connection.unanswered = connection.unanswered.saturating_sub(1);
+                    if connection.out.capacity() == 0 {
+                        connection.out.reserve(connection.out_bytes_usual);
+                    }
                     encode(&mut connection.out);
                 }
             }
@@ -201,6 +211,10 @@ impl Clients {
         for conn in self.dirty.drain(..) {
             let Some(connection) = self.list.get_mut(&conn) else { continue };
             connection.is_dirty = false;
+            // Forgets slowly, so that a lone reply between many does not start over.
+            let usual = connection.out_bytes_usual;
+            connection.out_bytes_usual =
+                (usual - usual / 8).max(connection.out.len()).min(REPLY_ROOM_BYTES_MAX);
             flush(&mut connection.parts, &mut connection.out);
             if !connection.parts.is_empty() {
                 let parts = core::mem::take(&mut connection.parts);
