@@ -154,10 +154,11 @@ impl Core {
         self.shard.borrow_mut().note_carried(bytes as u64);
     }
 
-    /// What the shard may have to do before readers wait for it: less than makes it say Busy, by what
-    /// is being read at the same moment.
+    /// What the shard may have to do before readers wait for it: far less than makes it say Busy, so
+    /// that what is being read at the same moment fits too. More would only wait longer: 8 MiB of
+    /// small records are tens of milliseconds of work, many times what keeps the device busy.
     fn work_bytes_max(&self) -> usize {
-        self.config.uncommitted_bytes_per_shard / 4 * 3
+        self.config.uncommitted_bytes_per_shard / 4
     }
 
     /// Whether the shard has enough to do for now: appends that are not committed, and bytes that it

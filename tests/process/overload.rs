@@ -12,7 +12,7 @@ use catamaran::wire::client::{Hello, Reply, encode_append, encode_hello, encode_
 
 use super::nodes::{CLIENT_PORT, Cluster, GROUP, PATIENCE};
 
-/// The smallest budgets that may be configured: a shard takes in 1 MiB, and stops reading at 768 KiB.
+/// The smallest budgets that may be configured: a shard takes in 1 MiB, and stops reading at 256 KiB.
 const SMALL: &str = "limits.arena_bytes_per_shard = \"16 MiB\"\n\
     limits.uncommitted_bytes_per_shard = \"1 MiB\"\n\
     limits.connection_bytes = \"1 MiB\"\nlimits.send_queue_bytes = \"2 MiB\"\n\

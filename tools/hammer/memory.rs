@@ -8,10 +8,12 @@ const MIB: u64 = 1 << 20;
 /// `tuning/README.md`.
 pub(crate) const BUDGET_BYTES: u64 = ARENA_BYTES
     + UNCOMMITTED_BYTES // appends that clients were read
-    + UNCOMMITTED_BYTES // replies that nobody takes
+    + UNREAD_BYTES
     + PROGRAM_BYTES;
 const ARENA_BYTES: u64 = 64 * MIB;
 const UNCOMMITTED_BYTES: u64 = 32 * MIB;
+/// Replies that nobody takes, of all connections of a node.
+pub(crate) const UNREAD_BYTES: u64 = UNCOMMITTED_BYTES;
 /// The program itself, its threads, rings, indexes and receive buffers.
 const PROGRAM_BYTES: u64 = 24 * MIB;
 /// The kernel, the allocator and the tables of connections have a tenth to themselves.
