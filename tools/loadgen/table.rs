@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::failure::{Exit, Failure};
 use crate::human::{self, byte_size, grouped};
-use crate::progress;
+use crate::progress::Progress;
 
 /// What stands before the subcommand's own arguments.
 pub(crate) const SUBCOMMAND: &str = "table";
@@ -112,6 +112,7 @@ struct Results {
 /// There is no such row, a run lost a record, or no run at all succeeded.
 pub(crate) fn run(args: &TableArgs) -> Result<String, Failure> {
     crate::system::remember_signals();
+    let mut progress = Progress::new();
     let mut results: Vec<Results> = chosen(&args.rows)?
         .into_iter()
         .map(|row| Results { row, good: Vec::new(), failed: Vec::new() })
@@ -121,12 +122,12 @@ pub(crate) fn run(args: &TableArgs) -> Result<String, Failure> {
             if crate::system::stopped() {
                 break 'rounds;
             }
-            progress::complain(&format!("round {round} of {}: {}", args.rounds, result.row.name));
+            progress.note(&format!("round {round} of {}: {}", args.rounds, result.row.name));
             match one_run(args, result.row, round == 1) {
                 Ok(report) => result.good.push(report),
                 Err(failure) if failure.exit == Exit::CheckFailed => return Err(failure),
                 Err(failure) => {
-                    progress::complain(&failure.line);
+                    progress.note(&failure.line);
                     result.failed.push(failure.line);
                 }
             }
