@@ -307,7 +307,9 @@ impl Shard {
         self.replies.uncommitted_bytes += request.records.len();
         self.store.pending_bytes += request.records.len();
         self.slots[at].pending.push_back(request);
-        self.trace.on_admitted(at, self.slots[at].pending.len(), self.now);
+        let answered = self.counters.append_done + self.counters.append_unknown;
+        let outstanding = self.counters.append_requests.saturating_sub(answered);
+        self.trace.on_admitted((at, self.slots[at].pending.len()), outstanding, self.now);
         self.slots.queue(at);
     }
 

@@ -83,7 +83,14 @@ pub(super) struct Trace {
 
 impl Trace {
     /// A request was put at the end of its group's line of `pending`, itself included.
-    pub(super) fn on_admitted(&mut self, slot: usize, pending: usize, now: Moment) {
+    /// `outstanding` requests of all groups have no answer yet: up to twice as many are let pass
+    /// before the next pick, or only the first of each burst would ever be seen.
+    pub(super) fn on_admitted(
+        &mut self,
+        (slot, pending): (usize, usize),
+        outstanding: u64,
+        now: Moment,
+    ) {
         if self.followed.is_some() {
             return;
         }
@@ -92,7 +99,7 @@ impl Trace {
             return;
         }
         self.picked += 1;
-        self.pass = self.picked % 7;
+        self.pass = self.picked.wrapping_mul(0x9e37_79b1) % (2 * outstanding.max(1) - 1);
         let step = Step::Waits { ahead: pending - 1 };
         self.followed = Some(Followed { slot, arrived: self.arrived, admitted: now, step });
     }
