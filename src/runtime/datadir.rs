@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::NodeConfig;
 use super::error::ExitCode;
+use super::tape::{self, Act};
 use crate::model::{BootCounter, ClusterId, NodeId, NodeUuid, RunId, ShardId};
 
 /// The layout this program writes and the only one it reads. 2: `peers.toml` names runs.
@@ -348,6 +349,9 @@ impl DataDir {
 /// Makes the fact durable that a shard's log has been opened. Called after the opening is durable
 /// and before any other block is issued, so before anything can be acknowledged.
 pub(super) fn mark_begun(path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        tape::record(|| Act::Create { path: path.to_owned() });
+    }
     OpenOptions::new()
         .create(true)
         .write(true)
@@ -355,6 +359,7 @@ pub(super) fn mark_begun(path: &Path) -> io::Result<()> {
         .mode(0o600)
         .open(path)?
         .sync_all()?;
+    tape::record(|| Act::SyncFile { path: path.to_owned() });
     sync_directory(path.parent().expect("the mark lies in the data directory"))
 }
 
@@ -381,7 +386,9 @@ fn make_directory(path: &Path) -> Result<(), DataDirError> {
 
 /// Makes the entries of a directory durable.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    File::open(path)?.sync_all()?;
+    tape::record(|| Act::SyncDirectory { path: path.to_owned() });
+    Ok(())
 }
 
 fn lock(directory: &Path) -> Result<File, DataDirError> {
@@ -484,6 +491,8 @@ pub(super) fn write_toml<T: Serialize>(
     let text = toml::to_string(value).expect("plain tables of strings and numbers");
     let path = directory.join(name);
     let temporary = directory.join(format!("{name}.new"));
+    tape::record(|| Act::Create { path: temporary.clone() });
+    tape::record(|| Act::Fill { path: temporary.clone(), bytes: text.clone().into_bytes() });
     OpenOptions::new()
         .create(true)
         .write(true)
@@ -495,6 +504,8 @@ pub(super) fn write_toml<T: Serialize>(
             file.sync_all()
         })
         .map_err(io_at("writing", &temporary))?;
+    tape::record(|| Act::SyncFile { path: temporary.clone() });
+    tape::record(|| Act::Rename { from: temporary.clone(), to: path.clone() });
     fs::rename(&temporary, &path).map_err(io_at("renaming", &temporary))?;
     sync_directory(directory).map_err(io_at("fsync", directory))
 }

@@ -17,6 +17,7 @@ use super::inbox::Inbox;
 use super::message::Message;
 use super::ring::{Completion, FILES_MAX, FileSlot, Registered, Ring};
 use super::segments::{self, Access, Preparation, fault_of};
+use super::tape::{self, Act};
 use super::worker::Worker;
 use crate::base::{Arena, BlockBuf, Slice};
 use crate::model::WriteSeq;
@@ -113,6 +114,12 @@ impl Disk {
         // A log writes to two segments at most and reads hold at most eight, so one of the 64
         // slots can always be freed.
         let slot = self.slot(segment)?.ok_or_else(|| io::Error::other("no file slot is free"))?;
+        tape::record(|| Act::Write {
+            path: self.setup.directory.join(segment.file_name()),
+            number: write.get(),
+            offset,
+            bytes: block.to_vec(),
+        });
         self.log_bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
         self.ring.write(write.get(), slot, offset, block);
         Ok(())
@@ -157,6 +164,11 @@ impl Disk {
                 Completion::Write { number, file, result } => {
                     self.release(file);
                     let write = WriteSeq::new(number);
+                    if result.is_ok() {
+                        let segment = self.segment_of[file.0 as usize];
+                        let path = || self.setup.directory.join(segment.file_name());
+                        tape::record(|| Act::WriteDone { path: path(), number });
+                    }
                     match result {
                         Ok(()) => Input::WriteDone { write },
                         Err(fault) => Input::WriteFailed { write, fault },

@@ -44,12 +44,14 @@ mod message;
 mod pins;
 mod worker;
 
+mod ahead;
 mod recover;
 
 mod disk;
 pub mod probe;
 mod ring;
 mod segments;
+mod tape;
 
 mod clock;
 
@@ -59,4 +61,6 @@ pub use datadir::{DataDir, DataDirError, NodeFile, format};
 pub use error::{EnvironmentError, ExitCode, StartError};
 pub use event::{Event, EventKind};
 pub use node::{Drainer, Node, NodeHandle, StopError};
+pub use recover::{RecoveredDir, recover_only};
 pub use signals::on_termination;
+pub use tape::{Act, Tape};

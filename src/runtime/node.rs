@@ -29,7 +29,7 @@ use super::pins::Pins;
 use super::recover::{self, Log, may_be_empty};
 use super::segments::{Access, probe_access};
 use super::worker::Worker;
-use super::{clients, clock, flight, peers, place, ring};
+use super::{clients, clock, flight, peers, place, ring, tape};
 use crate::base::Arena;
 use crate::model::limits::BLOCK_BYTES_MAX;
 use crate::model::{BootCounter, NodeUuid, RunId, ShardId};
@@ -399,10 +399,12 @@ async fn serve(
 }
 
 /// Sizes of the log. The segment size is for ever; the rest may differ from start to start.
-fn geometry(config: &NodeConfig) -> Geometry {
+pub(super) fn geometry(config: &NodeConfig) -> Geometry {
+    let segment_bytes = tape::segment_bytes().unwrap_or(Geometry::PRODUCTION.segment_bytes);
     let window = WINDOW_BYTES_MAX.min(config.arena_bytes_per_shard / 4).max(BLOCK_BYTES_MAX);
     Geometry {
-        in_flight_bytes_max: window as u64,
+        segment_bytes,
+        in_flight_bytes_max: (window as u64).min(segment_bytes / 2),
         writes_in_flight_max: WINDOW_WRITES_MAX.max(config.writes_in_flight),
         ..Geometry::PRODUCTION
     }

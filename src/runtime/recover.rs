@@ -1,17 +1,18 @@
 //! From a shard's directory to a recovered log: the reads of `wal::Recovery`, carried out.
 //!
-//! Runs on the shard's own thread before it serves, with plain blocking reads: nothing else is
-//! happening there yet. Alters nothing but unfinished files (W-10). Does not: judge what it reads.
+//! Runs on the shard's own thread before it serves, which may block: nothing else is happening
+//! there yet. Alters nothing but unfinished files (W-10). Does not: judge what it reads.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::ahead::ReadAhead;
+use super::config::NodeConfig;
+use super::datadir::DataDir;
 use super::error::StartError;
-use super::segments::{self, Access};
-use crate::base::{Arena, BlockBuf};
-use crate::model::ShardId;
+use super::node::geometry;
+use super::segments::{self, Access, probe_access};
+use crate::model::{BootCounter, NodeUuid, ShardId};
 use crate::wal::{
     Geometry, Identity, ReadFault, ReadWish, RecoverError, Recovered, Recovery, SegmentFile,
     SegmentNo, Step, WalMay,
@@ -53,43 +54,39 @@ pub(super) fn recover(log: &Log<'_>) -> Result<Outcome, StartError> {
 
 fn run(log: &Log<'_>, files: &[SegmentFile]) -> Result<Outcome, RecoverError> {
     let mut recovery = Recovery::new(log.identity, log.geometry, log.may, files)?;
-    let mut reader = Reader { log, open: None, buffer: None, read_bytes: 0 };
-    loop {
-        match recovery.next() {
-            Step::Read(wish) => recovery.feed(reader.read(wish)),
-            Step::Done(recovered) => {
-                return Ok(Outcome { recovered: *recovered, read_bytes: reader.read_bytes });
+    std::thread::scope(|scope| {
+        let mut reader = Reader { log, open: None, ahead: ReadAhead::start(scope), read_bytes: 0 };
+        loop {
+            match recovery.next() {
+                Step::Read(wish) => recovery.feed(reader.read(wish)),
+                Step::Done(recovered) => {
+                    return Ok(Outcome { recovered: *recovered, read_bytes: reader.read_bytes });
+                }
+                Step::Refused(error) => return Err(error),
             }
-            Step::Refused(error) => return Err(error),
         }
-    }
+    })
 }
 
-/// Keeps the last file open and one aligned buffer.
+/// Keeps the last file open.
 struct Reader<'a> {
     log: &'a Log<'a>,
-    open: Option<(SegmentNo, File)>,
-    buffer: Option<BlockBuf>,
+    open: Option<SegmentNo>,
+    ahead: ReadAhead,
     read_bytes: u64,
 }
 
 impl Reader<'_> {
     fn read(&mut self, wish: ReadWish) -> Result<&[u8], ReadFault> {
-        let bytes = wish.bytes as usize;
-        let file = match self.open.take() {
-            Some((segment, file)) if segment == wish.segment => file,
-            Some(_) | None => {
-                segments::open(self.log.directory, wish.segment, self.log.access).map_err(fault)?
-            }
-        };
-        if self.buffer.as_ref().is_none_or(|buffer| buffer.len() < bytes) {
-            self.buffer = Arena::new(1, bytes).take(bytes);
+        if self.open != Some(wish.segment) {
+            let Log { directory, access, geometry, .. } = self.log;
+            let file = segments::open(directory, wish.segment, *access).map_err(fault)?;
+            // Recovery reads files of that size only.
+            self.ahead.change_file(file, geometry.segment_bytes);
+            self.open = Some(wish.segment);
         }
-        let buffer = &mut self.buffer.as_mut().expect("a new arena has its one block")[..bytes];
-        let outcome = file.read_exact_at(buffer, wish.offset);
-        self.open = Some((wish.segment, file));
-        self.read_bytes += bytes as u64;
-        outcome.map(|()| &*buffer).map_err(fault)
+        self.read_bytes += u64::from(wish.bytes);
+        self.ahead.read(wish.offset, wish.bytes as usize).map_err(fault)
     }
 }
 
@@ -99,6 +96,40 @@ fn fault(error: io::Error) -> ReadFault {
     } else {
         ReadFault::Failed { errno: error.raw_os_error().unwrap_or(libc::EIO) }
     }
+}
+
+/// What [`recover_only`] found.
+#[derive(Debug)]
+pub struct RecoveredDir {
+    /// Which incarnation of the node the directory is.
+    pub uuid: NodeUuid,
+    /// The number of this opening of it.
+    pub boot: BootCounter,
+    /// The log of each shard, in order.
+    pub logs: Vec<Recovered>,
+}
+
+/// Opens the data directory of `config` and recovers its logs as a start does, and ends there. It
+/// counts as a start; nothing else is altered. For tests and embedding programs.
+///
+/// # Errors
+/// As for a start.
+pub fn recover_only(config: &NodeConfig) -> Result<RecoveredDir, StartError> {
+    config.check().map_err(StartError::Config)?;
+    let data = DataDir::open(config)?;
+    let access = probe_access(data.path(), config.allow_buffered)?;
+    let mut logs = Vec::new();
+    for shard in (0..config.shards).map(ShardId::new) {
+        let log = Log {
+            directory: &data.shard_directory(shard),
+            access,
+            identity: Identity { cluster: config.cluster, node: data.node_uuid(), shard },
+            geometry: geometry(config),
+            may: may_be_empty(data.has_begun(shard)),
+        };
+        logs.push(recover(&log)?.recovered);
+    }
+    Ok(RecoveredDir { uuid: data.node_uuid(), boot: data.boot(), logs })
 }
 
 /// Whether the log of `shard` may be empty.
@@ -114,7 +145,7 @@ pub(super) fn shard_name(shard: ShardId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ClusterId, NodeUuid};
+    use crate::model::ClusterId;
 
     fn log(directory: &Path, may: WalMay) -> Log<'_> {
         Log {

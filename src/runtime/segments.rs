@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::datadir::sync_directory;
 use super::error::EnvironmentError;
+use super::tape::{self, Act};
 use crate::base::Arena;
 use crate::model::limits::DEVICE_ALIGN_BYTES;
 use crate::shard::IoFault;
@@ -115,10 +116,13 @@ pub(super) fn list(directory: &Path, access: Access) -> io::Result<Vec<(SegmentN
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
         if name.ends_with(UNFINISHED_SUFFIX) {
-            fs::remove_file(entry.path())?;
+            let path = entry.path();
+            tape::record(|| Act::Remove { path: path.clone() });
+            fs::remove_file(path)?;
         } else if let Some(segment) = SegmentNo::from_file_name(name) {
             let file = open(directory, segment, access)?;
             file.sync_all()?;
+            tape::record(|| Act::SyncFile { path: entry.path() });
             found.push((segment, file.metadata()?.len()));
         }
     }
@@ -154,9 +158,11 @@ impl Preparation {
         }
         if let Err(error) = self.write_zeros(&unfinished) {
             // Whatever was reserved is given back; the error is what matters.
+            tape::record(|| Act::Remove { path: unfinished.clone() });
             let _ = fs::remove_file(&unfinished);
             return Err(error);
         }
+        tape::record(|| Act::Rename { from: unfinished.clone(), to: path.clone() });
         fs::rename(&unfinished, &path)?;
         sync_directory(&self.directory)?;
         open(&self.directory, self.segment, self.access)
@@ -168,17 +174,23 @@ impl Preparation {
         let old = self.directory.join(recycle.file_name());
         match fs::metadata(&old) {
             Ok(facts) if facts.len() == self.segment_bytes => {
+                tape::record(|| Act::Rename { from: old.clone(), to: path.to_owned() });
                 fs::rename(&old, path)?;
                 Ok(true)
             }
-            Ok(_) => fs::remove_file(&old).map(|()| false),
+            Ok(_) => {
+                tape::record(|| Act::Remove { path: old.clone() });
+                fs::remove_file(&old).map(|()| false)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
 
     fn write_zeros(&self, path: &Path) -> io::Result<()> {
+        tape::record(|| Act::Create { path: path.to_owned() });
         let mut file = options(self.access).create(true).truncate(true).open(path)?;
+        tape::record(|| Act::FillZeros { path: path.to_owned(), bytes: self.segment_bytes });
         reserve(&file, self.segment_bytes)?;
         let chunk = usize::try_from(self.segment_bytes).unwrap_or(usize::MAX).min(ZEROS_BYTES);
         let zeros = Arena::new(1, chunk).take(chunk).expect("a new arena has its one block");
@@ -191,7 +203,9 @@ impl Preparation {
             file.write_all(&zeros[..bytes])?;
             done += bytes as u64;
         }
-        file.sync_all()
+        file.sync_all()?;
+        tape::record(|| Act::SyncFile { path: path.to_owned() });
+        Ok(())
     }
 
     /// Waits while the log is being written and the zeros are twice as far as it is since they
@@ -229,7 +243,9 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
 
 /// Removes the file of a dead segment. Durable or not does not matter: it is dead either way.
 pub(super) fn remove(directory: &Path, segment: SegmentNo) -> io::Result<()> {
-    match fs::remove_file(directory.join(segment.file_name())) {
+    let path = directory.join(segment.file_name());
+    tape::record(|| Act::Remove { path: path.clone() });
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => sync_directory(directory),
     }

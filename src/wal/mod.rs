@@ -39,6 +39,7 @@ pub use record::{
     GroupCheckpoint, HARD_STATE_RECORD_BYTES, LogReset, Record, SegmentOpen, TermRun, Void,
 };
 pub use recovery::{
-    Cut, Place, ReadFault, ReadWish, RecoverError, Recovered, Recovery, SegmentFile, Step, WalMay,
+    Cut, Place, READ_BYTES as RECOVERY_READ_BYTES, ReadFault, ReadWish, RecoverError, Recovered,
+    Recovery, SegmentFile, Step, WalMay,
 };
 pub use retention::{Limit, RetentionPlan, Rewrite, plan_retention, trim_point};

@@ -32,8 +32,9 @@ mod walk;
 
 pub use error::{Place, ReadFault, RecoverError};
 
-/// The largest read: a few blocks, so that the device streams.
-const READ_BYTES_MAX: u64 = 2 << 20;
+/// Reads end at multiples of this in their file, or at its end, and are no longer unless a block
+/// is: so that whoever carries them out knows what comes next and can have the device stream.
+pub const READ_BYTES: u64 = 1 << 20;
 const STEP: u64 = DEVICE_ALIGN_BYTES as u64;
 
 /// A segment file as the directory listing shows it.

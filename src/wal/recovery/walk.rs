@@ -6,8 +6,8 @@ use super::super::format::{BlockError, BlockRole, BlockView, parse_block_of, par
 use super::super::planner::Resume;
 use super::super::record::Void;
 use super::{
-    Cut, Hole, Index, Lsn, Opener, Phase, Progress, READ_BYTES_MAX, RecoverError, Recovered,
-    Recovery, STEP, Seen, SegmentNo, WalMay,
+    Cut, Hole, Index, Lsn, Opener, Phase, Progress, READ_BYTES, RecoverError, Recovered, Recovery,
+    STEP, Seen, SegmentNo, WalMay,
 };
 
 type Outcome = Result<Progress, RecoverError>;
@@ -209,7 +209,7 @@ impl Recovery {
         let checked = match parsed {
             Err(BlockError::Short { expected_bytes, .. }) if expected_bytes as u64 <= room => {
                 let bytes = (expected_bytes as u64).next_multiple_of(STEP);
-                return Ok(self.read_up_to(at, bytes, READ_BYTES_MAX.max(bytes).min(room)));
+                return Ok(self.read_up_to(at, bytes, self.ahead_of(at, bytes)));
             }
             // A block never crosses the end of its segment (W-03).
             Err(BlockError::Short { .. }) => Err(BlockError::Layout { offset: 32 }),
@@ -289,8 +289,7 @@ impl Recovery {
             return Ok(Progress::More);
         }
         if (self.window.from(at).len() as u64) < STEP {
-            let room = self.geometry.segment_bytes - self.geometry.offset_of(at);
-            return Ok(self.read_up_to(at, STEP, READ_BYTES_MAX.min(room)));
+            return Ok(self.read_up_to(at, STEP, self.ahead_of(at, STEP)));
         }
         // Only headers of our own at their own place count: any other bytes here may be what a
         // recycled file held before, payload included.
@@ -449,6 +448,12 @@ impl Recovery {
             segment
         };
         Resume { segment, void: Void { from: end, to: self.geometry.start_of(segment) } }
+    }
+
+    /// How far to read from `at` if `wanted` bytes are needed: to where a read may end.
+    fn ahead_of(&self, at: Lsn, wanted: u64) -> u64 {
+        let offset = self.geometry.offset_of(at);
+        (offset + wanted).next_multiple_of(READ_BYTES).min(self.geometry.segment_bytes) - offset
     }
 
     /// Asks for bytes so that the window holds `wanted` from `lsn` on, and `ahead` if that is
