@@ -5,6 +5,8 @@
 
 #[path = "wal_world/forged.rs"]
 mod forged;
+#[path = "wal_world/subsets.rs"]
+mod subsets;
 #[path = "wal_world/vectors.rs"]
 mod vectors;
 mod wal_world;
@@ -75,48 +77,6 @@ fn stale_blocks_of_recycled_segments_are_recognised() {
         let recovered = again(&world.disk.crashed(|_| false)).expect("nothing is wrong");
         world.check_recovered(&world.disk.crashed(|_| false), &recovered);
     }
-}
-
-/// G-06: every subset of up to 12 sectors in flight, for many short logs; and from every 16th of
-/// the images a second life that writes and crashes again.
-#[test]
-fn every_subset_of_the_sectors_in_flight() {
-    let (mut images, mut logs) = (0_u64, 0);
-    for seed in 0..1000 {
-        let mut world = World::new(SMALL, 2, seed);
-        let steps = world.prng.between(1, 30);
-        for _ in 0..steps {
-            world.random_step();
-        }
-        while world.disk.in_flight.len() < 2 {
-            world.write_block(&[append(1, 1, 40), append(2, 1, 40)]);
-        }
-        let sectors = world.disk.sectors().len();
-        if sectors > 12 || (sectors > 9 && logs >= 60) {
-            continue;
-        }
-        logs += 1;
-        for subset in 0_u32..1 << sectors {
-            images += 1;
-            let disk = world.disk.crashed(|sector| subset >> sector & 1 == 1);
-            let recovered = recover(&disk, SMALL, world.may(), identity())
-                .unwrap_or_else(|error| panic!("seed {seed} subset {subset:b}: {error}"));
-            world.check_recovered(&disk, &recovered);
-            if images.is_multiple_of(16) {
-                let mut second = World::again(&world, disk, recovered, u64::from(subset));
-                second.complete_all();
-                for _ in 0..3 {
-                    second.write_block(&[append(1, 1, 40), append(2, 2, 300)]);
-                }
-                let third = second.crash_and_restart(|sector| sector % 3 != 1);
-                drop(third.crash_and_restart(|_| false));
-            }
-        }
-        if logs == 200 {
-            break;
-        }
-    }
-    assert!(logs == 200 && images > 40_000, "{logs} logs, {images} images");
 }
 
 /// W-13: an idle group's last batch is rewritten forward; a crash after every single write, with

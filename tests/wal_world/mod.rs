@@ -291,7 +291,7 @@ impl World {
             assert!(group.base.index <= expected.base.index, "{group:?}");
             assert!(group.spans.last().is_none_or(|(span, ..)| span.last_entry() == group.last));
         }
-        check_content(disk, &recovered.index, model);
+        check_content(disk, (&recovered.index, self.geometry), model);
         model
     }
 
@@ -662,7 +662,8 @@ impl World {
     fn rewrite(&mut self, group: GroupId, first: LogIndex, last: LogIndex) {
         let mut next = first;
         while next <= last {
-            let bytes = read_batch(&self.disk, &self.index, group, next).expect("live and durable");
+            let bytes = read_batch(&self.disk, (&self.index, self.geometry), group, next)
+                .expect("live and durable");
             let header = BatchHeader::decode(&bytes).expect("verified");
             let mut builder = self.builder();
             builder.batch_space(bytes.len()).copy_from_slice(&bytes);
@@ -724,13 +725,12 @@ fn random_change(prng: &mut Prng, pick: impl Fn(&mut Prng) -> GroupId) -> Change
 /// The batch of `group` that holds `index`, read back as the shard does it.
 pub(crate) fn read_batch(
     disk: &Disk,
-    index: &Index,
+    (index, geometry): (&Index, Geometry),
     group: GroupId,
     at: LogIndex,
 ) -> Option<Vec<u8>> {
     let located = index.locate(group, at)?;
     let term = index.term_at(group, at)?;
-    let geometry = SMALL;
     let offset = usize::try_from(geometry.offset_of(located.block)).expect("small");
     let file = &disk.files[&located.segment];
     if let Some(place) = located.batch {
@@ -754,7 +754,7 @@ pub(crate) fn read_batch(
 }
 
 /// Every batch of the model can be read back, byte for byte.
-pub(crate) fn check_content(disk: &Disk, index: &Index, model: &Model) {
+pub(crate) fn check_content(disk: &Disk, index: (&Index, Geometry), model: &Model) {
     for (group, log) in model {
         for (span, expected) in &log.batches {
             let found = read_batch(disk, index, *group, span.last());
