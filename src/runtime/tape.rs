@@ -6,7 +6,7 @@
 //! numbers of every process for people. Does not: change what the runtime does, except for the size
 //! of a segment, which must be small for rolls and recycling to be worth a tape; exist in a process
 //! that never starts one, where each note is a load and a branch
-//! (`docs/decisions/0013-a-tape-under-the-runtime.md`).
+//! (`docs/decisions/0011-a-tape-under-the-runtime.md`).
 //!
 //! What may become visible is noted before it is asked for, and what is promised after it was
 //! promised: so at each moment of the tape the media hold at least what was promised by then, and
