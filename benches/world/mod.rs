@@ -132,9 +132,11 @@ impl World {
             if node.inputs.queue.is_empty() {
                 continue;
             }
+            // For the others time stands still, so they never campaign.
+            let now = if at == self.leader { self.now } else { Moment::from_nanos(1) };
             let before = allocations::count();
             let start = Instant::now();
-            node.shard.turn(self.now, &mut node.inputs, &mut node.arena, &mut node.effects);
+            node.shard.turn(now, &mut node.inputs, &mut node.arena, &mut node.effects);
             node.spent += start.elapsed();
             node.allocations += allocations::count() - before;
             let mut effects = core::mem::take(&mut node.effects);
