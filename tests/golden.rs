@@ -17,7 +17,7 @@ use catamaran::model::{
     BatchKind, EntryId, HardState, LogIndex, Member, Membership, NodeId, RecordCount, ReplicaId,
     Span, Term,
 };
-use catamaran::raft::{Append, Envelope, LogBatch, Message, Window};
+use catamaran::raft::{Append, Device, Envelope, LogBatch, Message, Window};
 use goldenscript::{Argument, Command, Context, Runner};
 
 use replicas::disk::Image;
@@ -358,7 +358,7 @@ fn say(cluster: &mut Cluster, args: &Args<'_>) -> Outcome<()> {
 }
 
 /// `hold_disk N..`, `release_disk N..`, `complete N` (the oldest held write), `crash N [keep=W]`
-/// (W writes in flight survive), `restart N`, `wipe N [but=hard_state]`, `hold_fetch N`,
+/// (W writes in flight survive), `device N.. stuck|works` (what its shard found), `restart N`, `wipe N [but=hard_state]`, `hold_fetch N`,
 /// `release_fetch N`, and `boot N term=T [vote=M] [commit=I] [base=I.tT] entries=".."`: a replica
 /// that finds this on its disk. `agreed entries=".."`: what counts as committed, where the leader
 /// that committed it is not played.
@@ -367,6 +367,19 @@ fn machines(cluster: &mut Cluster, name: &str, args: &Args<'_>) -> Outcome<bool>
         "hold_disk" | "release_disk" => {
             for id in args.nodes()? {
                 cluster.hold(id, name == "hold_disk");
+            }
+        }
+        "device" => {
+            let words = args.words();
+            let (state, ids) = words.split_last().ok_or("needs a state")?;
+            let device = match *state {
+                "stuck" => Device::Stuck,
+                "works" => Device::Works,
+                other => return Err(format!("a device is not {other}").into()),
+            };
+            for id in ids {
+                let id = node_of(id)?;
+                cluster.with(id, |group, now, fx| group.on_device(now, device, fx));
             }
         }
         "complete" => {

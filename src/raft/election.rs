@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::progress::Progress;
 use super::role::{Candidate, Follower, Leader, PreCandidate, Role};
-use super::{Effect, Effects, Group, Message, ReadToken};
+use super::{Device, Effect, Effects, Group, Message, ReadToken};
 use crate::base::Moment;
 use crate::model::{EntryId, Member, NodeId, Refusal, Term};
 
@@ -25,14 +25,8 @@ impl Group {
     /// No leader was heard for a whole timeout, or an election did not end.
     pub(super) fn on_election_timeout(&mut self, fx: &mut Effects) {
         self.arm_election_timer();
-        if !self.may_campaign() {
-            // Not a voter: it forgets the silent leader and goes on listening (M-09).
-            if let Role::Follower(follower) = &mut self.role
-                && follower.leader.take().is_some()
-            {
-                fx.push(Effect::LeaderChanged { group: self.settings.group, leader: None });
-            }
-            return;
+        if !self.may_campaign() || self.device == Device::Stuck {
+            return self.listen_on(fx);
         }
         mark!(E03_ELECTION_TIMEOUT);
         self.set_role(Role::PreCandidate(PreCandidate::default()), fx);
@@ -43,6 +37,43 @@ impl Group {
             for voter in self.other_voters() {
                 self.send_in(term, voter, Message::PreVote { last }, fx);
             }
+        }
+    }
+
+    /// The own device stopped completing writes, or completes them again (E-13).
+    ///
+    /// A leader whose device hangs would lead for ever: its heartbeats need no disk. It lays the
+    /// office down, and nobody on this node campaigns before the device works again: its own vote
+    /// could not become durable, and its term would only unseat a leader that works.
+    pub fn on_device(&mut self, now: Moment, device: Device, fx: &mut Effects) {
+        self.clock(now);
+        if core::mem::replace(&mut self.device, device) == device {
+            return;
+        }
+        let leads = matches!(self.role, Role::Leader(_));
+        match device {
+            Device::Stuck if leads => self.step_down(fx),
+            Device::Stuck => {}
+            Device::Works => {
+                assert!(!leads, "nobody leads on a device that is stuck");
+                // Those whose devices worked all the time come first.
+                self.arm_election_timer();
+            }
+        }
+    }
+
+    /// Who may not campaign forgets the silent leader and goes on listening (M-09, E-13).
+    fn listen_on(&mut self, fx: &mut Effects) {
+        match &mut self.role {
+            Role::Follower(follower) => {
+                if follower.leader.take().is_some() {
+                    fx.push(Effect::LeaderChanged { group: self.settings.group, leader: None });
+                }
+            }
+            Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.become_follower(self.term, None, fx);
+            }
+            Role::Leader(_) => unreachable!("a leader has no election timeout"),
         }
     }
 
@@ -160,7 +191,8 @@ impl Group {
     fn on_pre_vote_of(&mut self, node: NodeId, fx: &mut Effects) {
         let Role::PreCandidate(candidate) = &mut self.role else { return };
         candidate.votes.record(node);
-        if candidate.votes.are_quorum(self.configurations.newest()) {
+        let is_won = candidate.votes.are_quorum(self.configurations.newest());
+        if is_won && self.device == Device::Works {
             self.campaign(fx);
         }
     }
@@ -207,7 +239,9 @@ impl Group {
     fn on_vote_of(&mut self, node: NodeId, fx: &mut Effects) {
         let Role::Candidate(candidate) = &mut self.role else { return };
         candidate.votes.record(node);
-        if candidate.own_vote_counted && candidate.votes.are_quorum(self.configurations.newest()) {
+        let is_won =
+            candidate.own_vote_counted && candidate.votes.are_quorum(self.configurations.newest());
+        if is_won && self.device == Device::Works {
             self.become_leader(fx);
         }
     }

@@ -12,7 +12,7 @@ use super::persist::{Durability, Promise};
 use super::progress::Progress;
 use super::role::{Follower, Role};
 use super::{
-    Counters, Effect, Effects, Envelope, LogBatch, Message, PeerStatus, Recovered, RoleName,
+    Counters, Device, Effect, Effects, Envelope, LogBatch, Message, PeerStatus, Recovered, RoleName,
     Settings,
 };
 use crate::base::{Moment, Prng};
@@ -48,6 +48,8 @@ pub struct Group {
     pub(super) leader_heard: Option<Moment>,
     /// Until then no vote is granted: what this node promised before it stopped is not known (L-04).
     pub(super) vote_hold_until: Moment,
+    /// Whether the own device completes writes (E-13).
+    pub(super) device: Device,
     /// Messages that may not leave before the hard state is durable, at most one of a kind for
     /// each peer (H-01).
     pub(super) held: Vec<Envelope>,
@@ -94,6 +96,7 @@ impl Group {
             election_at: Moment::NEVER,
             leader_heard: None,
             vote_hold_until: hold,
+            device: Device::Works,
             held: Vec::new(),
             now,
             prng,

@@ -40,6 +40,13 @@ impl Timing {
     pub fn watchdog(&self) -> Duration {
         self.election_max * 2
     }
+
+    /// How long the own device may complete nothing while writes are pending before this node lays
+    /// its offices down (E-13). Not less than any election timeout: a disk that is merely slow
+    /// shall not cost an election, and until then the others commit without it.
+    pub fn own_write_patience(&self) -> Duration {
+        self.election_max.max(self.check_quorum)
+    }
 }
 
 /// What may be on its way to one peer for one group, on top of the credit of the link.
@@ -161,6 +168,15 @@ pub enum NextAppend {
         /// About how much to read.
         bytes_max: u64,
     },
+}
+
+/// Whether this node's own log device completes writes, as the shard sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// It does, or has nothing to write.
+    Works,
+    /// A write is pending and nothing was completed for [`Timing::own_write_patience`] (E-13).
+    Stuck,
 }
 
 /// The role of a replica, for people and counters.

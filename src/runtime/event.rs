@@ -94,7 +94,7 @@ impl EventKind {
             | Self::ClientClosed { .. }
             | Self::Halted { .. }
             | Self::Lost { .. } => true,
-            Self::Notice(notice) => matches!(notice, Notice::DiskFull),
+            Self::Notice(notice) => matches!(notice, Notice::DiskFull | Notice::DeviceStuck),
             Self::PeerUp { .. } | Self::PeerDown { .. } => false,
         }
     }
@@ -146,6 +146,8 @@ fn write_notice(f: &mut fmt::Formatter<'_>, notice: Notice) -> fmt::Result {
         }
         Notice::DiskFull => write!(f, "event=disk_full"),
         Notice::DiskHasRoom => write!(f, "event=disk_has_room"),
+        Notice::DeviceStuck => write!(f, "event=device_stuck"),
+        Notice::DeviceWorks => write!(f, "event=device_works"),
     }
 }
 

@@ -7,9 +7,10 @@
 
 use super::Shard;
 use super::effects::Effects;
+use super::memory;
 use crate::base::Arena;
 use crate::model::LogIndex;
-use crate::model::limits::{ARENA_FREE_PERCENT_MIN, CACHED_BATCHES_MAX};
+use crate::model::limits::CACHED_BATCHES_MAX;
 use crate::wal::{self, SegmentNo};
 
 impl Shard {
@@ -76,8 +77,7 @@ impl Shard {
     /// Lets go of the oldest batches in memory until enough extents are free: whoever still wants
     /// them reads them back from the device.
     fn evict(&mut self, arena: &mut Arena) {
-        let wanted = (arena.extents() * ARENA_FREE_PERCENT_MIN / 100).max(1);
-        while arena.free_extents() < wanted || self.store.cached() > CACHED_BATCHES_MAX {
+        while memory::is_low(arena) || self.store.cached() > CACHED_BATCHES_MAX {
             // A batch at a time: an extent is free when its last slice is gone, and how many
             // share one is the arena's business.
             let Some((slot, last)) = self.store.forget_oldest() else { return };

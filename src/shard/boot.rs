@@ -75,6 +75,7 @@ impl Shard {
             scan_start: 0,
             next_frame_scan: now,
             next_retention: now.after(Duration::from_secs(1)),
+            device: raft::Device::Works,
             draining: Draining::No,
             config,
         }

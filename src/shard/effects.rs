@@ -189,6 +189,10 @@ pub enum Notice {
     DiskFull,
     /// They are accepted again.
     DiskHasRoom,
+    /// The log device hangs: this node lays its offices down and does not campaign (E-13).
+    DeviceStuck,
+    /// It completes writes again.
+    DeviceWorks,
 }
 
 /// The caller's buffer of effects. Reused; taken in order.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Shard;
 use super::effects::{Effect, Effects};
 use super::input::{IoFault, ReadSeq};
+use super::memory;
 use super::persist::Staged;
 use super::reads::Confirmed;
 use crate::base::{Arena, BlockBuf, Slice};
@@ -129,11 +130,7 @@ impl Shard {
                 .min(arena.extent_bytes())
                 .next_multiple_of(DEVICE_ALIGN_BYTES)
                 .min(left);
-            // What is read back stays in memory until its receiver has room. It leaves more than
-            // what is received does (`take_spare`), or two nodes full of what they want to send
-            // each other would wait for ever; and less than eviction keeps free.
-            let is_scarce = arena.free_extents() <= arena.extents() * 3 / 16;
-            let Some(buf) = (if is_scarce { None } else { arena.take_spare(bytes) }) else {
+            let Some(buf) = memory::take_for_read_back(arena, bytes) else {
                 mark!(F03_FETCH_WAITS_FOR_MEMORY);
                 self.fetches.waiting.push_front(fetch);
                 return;

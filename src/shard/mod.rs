@@ -25,6 +25,8 @@ mod persist;
 mod commit;
 
 mod apply;
+mod memory;
+
 mod fetch;
 mod reads;
 
@@ -78,6 +80,8 @@ pub struct Shard {
     /// When retention is looked at next.
     next_frame_scan: Moment,
     next_retention: Moment,
+    /// Whether the log device completes writes, as the groups were told (E-13).
+    device: raft::Device,
     /// Set by `Input::Drain`: no new work is admitted.
     draining: Draining,
 }

@@ -15,7 +15,7 @@ use crate::model::batch::{BATCH_HEADER_BYTES, BatchKind, BatchView, decode_membe
 use crate::model::limits::FRAME_BYTES_MAX;
 use crate::model::{BatchHeader, NodeId, StreamId};
 use crate::raft::{Append, AppendVerdict, LogBatch};
-use crate::wal::DirectoryEntry;
+use crate::wal::{self, DirectoryEntry};
 use crate::wire::Assembler;
 use crate::wire::peer::{BulkBatch, BulkFrame, decode_control};
 
@@ -164,7 +164,10 @@ impl Shard {
         };
         let Some((slot, entry)) = accepted.last() else { return };
         self.trace.on_frame(*slot, entry.span.last());
-        if frame.len() >= self.config.direct_frame_bytes_min {
+        // A sender leaves room for the directory (`wal::frame_area_bytes`), but only the frame's own
+        // word says so. Without it the batches are copied like those of a small frame.
+        let has_area = wal::frame_area_bytes(accepted.len()) <= area_bytes;
+        if has_area && frame.len() >= self.config.direct_frame_bytes_min {
             self.store.stage(Staged::Direct(Direct { frame, area_bytes, accepted }));
             return;
         }
@@ -226,6 +229,10 @@ impl Shard {
     ) -> Result<Option<(usize, Append)>, &'static str> {
         let Some(at) = self.slots.find(item.group) else { return Ok(None) };
         let bytes = view.batch(item);
+        if bytes.len() > self.config.batch_bytes_max() {
+            // No block could be made around it, and what waits for one would wait for ever.
+            return Err("batch too large");
+        }
         let decoded = BatchView::decode(bytes);
         let batch = match BatchHeader::decode(bytes) {
             Ok(header) if planted!(R05_BATCH_NOT_VERIFIED) => {

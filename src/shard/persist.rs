@@ -5,6 +5,7 @@
 //! one are durable (I-01). Does not: know files; the world starts the writes.
 
 use core::fmt::{self, Write as _};
+use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
 use super::Shard;
@@ -119,6 +120,8 @@ pub(super) struct Store {
     pub(super) to_propose: Option<Closed>,
     /// Closed blocks that wait for a slot of the device, in order.
     queued: VecDeque<Queued>,
+    /// When the durable prefix last grew.
+    grew_at: Moment,
     /// Writes the device has now, and how many it may have.
     submitted: u32,
     slots_max: u32,
@@ -158,6 +161,7 @@ impl Store {
             pending_bytes: 0,
             to_propose: None,
             queued: VecDeque::new(),
+            grew_at: Moment::ZERO,
             submitted: 0,
             slots_max,
             owners: VecDeque::new(),
@@ -194,6 +198,13 @@ impl Store {
     /// Whether the oldest own write is late.
     pub(super) fn is_stalled(&self, now: Moment) -> bool {
         self.planner.oldest_in_flight().is_some_and(|since| now.since(since) > OWN_WRITE_STALL)
+    }
+
+    /// Whether writes are pending and nothing became durable for `patience` (E-13). A block that
+    /// waits behind others does not count as long as those are completed: that disk is slow.
+    pub(super) fn is_stuck(&self, now: Moment, patience: Duration) -> bool {
+        let oldest = self.planner.oldest_in_flight();
+        oldest.is_some_and(|since| now.since(since.max(self.grew_at)) > patience)
     }
 
     /// Whether appends are refused for lack of room.
@@ -503,6 +514,7 @@ impl Shard {
             return;
         }
         let Some(durable) = self.store.planner.on_write_done(write, self.now) else { return };
+        self.store.grew_at = self.now;
         while let Some((write, _)) = self.store.owners.front()
             && *write <= durable
         {

@@ -101,6 +101,7 @@ impl Shard {
         writeln!(to, "buffered {}", config.facts.buffered)?;
         writeln!(to, "registered {}", config.facts.registered)?;
         writeln!(to, "disk_full {}", self.store.is_disk_full())?;
+        writeln!(to, "device_stuck {}", self.device == raft::Device::Stuck)?;
         writeln!(to, "clients {}", self.clients.len())?;
         writeln!(to, "uncommitted_bytes {}", self.replies.uncommitted_bytes)?;
         for link in self.links.iter() {

@@ -3,8 +3,9 @@
 //! Groups have deadlines, not timers: one scan of numbers serves them all. Does not: read a clock.
 
 use super::Shard;
+use super::effects::Notice;
 use crate::model::limits::{CAMPAIGNS_PER_SCAN_MAX, FRAME_SCAN, RETENTION_SCAN, TIMER_SCAN};
-use crate::raft::RoleName;
+use crate::raft::{Device, RoleName};
 
 impl Shard {
     /// Lets every group whose deadline has passed act, at most every `TIMER_SCAN`.
@@ -13,6 +14,7 @@ impl Shard {
             return;
         }
         self.next_scan = self.now.after(TIMER_SCAN);
+        self.watch_device();
         self.tick_groups();
         self.absorb();
         self.expire_reads();
@@ -23,6 +25,25 @@ impl Shard {
         if self.next_retention <= self.now {
             self.next_retention = self.now.after(RETENTION_SCAN);
             self.retain();
+        }
+    }
+
+    /// Tells all groups when the log device hangs, and when it works again (E-13).
+    fn watch_device(&mut self) {
+        let patience = self.config.timing.own_write_patience();
+        let is_stuck = self.store.is_stuck(self.now, patience);
+        let device = if is_stuck { Device::Stuck } else { Device::Works };
+        if device == self.device {
+            return;
+        }
+        self.device = device;
+        self.replies.notices.push(match device {
+            Device::Stuck => Notice::DeviceStuck,
+            Device::Works => Notice::DeviceWorks,
+        });
+        for at in 0..self.slots.len() {
+            self.slots[at].raft.on_device(self.now, device, &mut self.wishes);
+            self.slots.touch(at);
         }
     }
 

@@ -78,7 +78,11 @@ impl World {
         match notice {
             Notice::Leads { .. } => self.summary.elections += 1,
             Notice::Installed { .. } => self.summary.installs += 1,
-            Notice::SteppedDown { .. } | Notice::DiskFull | Notice::DiskHasRoom => {}
+            Notice::SteppedDown { .. }
+            | Notice::DiskFull
+            | Notice::DiskHasRoom
+            | Notice::DeviceStuck
+            | Notice::DeviceWorks => {}
         }
         if self.trace.is_read() {
             let now = self.queue.now();
