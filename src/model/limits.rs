@@ -53,9 +53,11 @@ pub const SEGMENT_RETRY: Duration = Duration::from_secs(1);
 pub const SPARE_SEGMENTS_MAX: usize = 4;
 /// Device reads one shard has in flight: more would only take memory from the writes.
 pub const FETCHES_MAX: usize = 4;
-/// Searches beyond which a lagging peer's groups wait their turn: each result holds memory until it
-/// is sent.
-pub const FETCHES_WAITING_MAX: usize = 16;
+/// Groups for which something is read back for one lagging peer at a time; the others wait their
+/// turn. What is read back holds an extent until it is acknowledged, and a peer that hangs
+/// acknowledges nothing: with seven nodes these are 24 of 64 extents at worst. A round trip to a
+/// working peer takes about a millisecond, so small logs still catch up at thousands a second.
+pub const FETCHES_PER_PEER_MAX: usize = 4;
 /// Batches a shard remembers as still in memory; older ones are let go and read back if wanted.
 pub const CACHED_BATCHES_MAX: usize = 65_536;
 /// Bytes of batches one turn puts into replies to reads (MR-02).

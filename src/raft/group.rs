@@ -12,8 +12,8 @@ use super::persist::{Durability, Promise};
 use super::progress::Progress;
 use super::role::{Follower, Role};
 use super::{
-    Counters, Device, Effect, Effects, Envelope, LogBatch, Message, PeerStatus, Recovered, RoleName,
-    Settings,
+    Counters, Device, Effect, Effects, Envelope, LogBatch, Message, PeerStatus, Recovered,
+    RoleName, Settings,
 };
 use crate::base::{Moment, Prng};
 use crate::model::{EntryId, GroupId, LogIndex, Member, Membership, NodeId, Term};

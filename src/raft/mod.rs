@@ -35,6 +35,6 @@ pub use group::Group;
 pub use invariants::Summary;
 pub use message::{Envelope, Message};
 pub use settings::{
-    Append, AppendVerdict, Counters, Device, LogBatch, NextAppend, PeerPhase, PeerStatus, Recovered,
-    RoleName, Settings, Timing, Window,
+    Append, AppendVerdict, Counters, Device, LogBatch, NextAppend, OnItsWay, PeerPhase, PeerStatus,
+    Recovered, RoleName, Settings, Timing, Window,
 };

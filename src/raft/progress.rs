@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::{LogBatch, PeerPhase, PeerStatus, Window};
+use super::{LogBatch, OnItsWay, PeerPhase, PeerStatus, Window};
 use crate::base::Moment;
 use crate::model::{LogIndex, Member, Span};
 
@@ -40,6 +40,11 @@ pub(super) struct Progress {
     pub(super) next: LogIndex,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: u64,
+    /// Of what was given up with a window, not yet told ([`Progress::take_on_its_way`]).
+    voided_bytes: u64,
+    /// The last index of each read from the disk whose batches wait or are on their way: until it
+    /// is acknowledged, the memory it was read into is in use.
+    reads: VecDeque<LogIndex>,
     /// Batches read back from the disk, consecutive; the first contains `next` or is behind it.
     fetched: VecDeque<LogBatch>,
     /// A fetch was asked for and not answered.
@@ -69,6 +74,8 @@ impl Progress {
             next,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
+            voided_bytes: 0,
+            reads: VecDeque::new(),
             fetched: VecDeque::new(),
             fetching: false,
             heard: now,
@@ -79,10 +86,6 @@ impl Progress {
             denials: 0,
             amnesiac: false,
         }
-    }
-
-    pub(super) fn in_flight_bytes(&self) -> u64 {
-        self.in_flight_bytes
     }
 
     /// Starts over: asks about the entry before `next` and forgets what is on its way.
@@ -111,7 +114,8 @@ impl Progress {
             return;
         }
         self.in_flight.clear();
-        self.in_flight_bytes = 0;
+        self.voided_bytes += core::mem::take(&mut self.in_flight_bytes);
+        self.reads.clear();
         self.fetched.clear();
         self.fetching = false;
     }
@@ -145,6 +149,9 @@ impl Progress {
         {
             self.in_flight_bytes -= u64::from(oldest.bytes);
             self.in_flight.pop_front();
+        }
+        while self.reads.front().is_some_and(|last| *last <= matched) {
+            self.reads.pop_front();
         }
         match self.phase {
             // What was asked about may not be durable there yet and is sent again then; what is
@@ -204,6 +211,16 @@ impl Progress {
         self.fetching = false;
         self.fetched.clear();
         self.fetched.extend(batches);
+        self.reads.extend(self.fetched.back().map(|batch| batch.span.last()));
+    }
+
+    /// What this peer keeps busy, for the budget of its link.
+    pub(super) fn take_on_its_way(&mut self) -> OnItsWay {
+        OnItsWay {
+            bytes: self.in_flight_bytes,
+            voided_bytes: core::mem::take(&mut self.voided_bytes),
+            reads: self.reads.len() + usize::from(self.fetching),
+        }
     }
 
     pub(super) fn status(&self) -> PeerStatus {

@@ -6,7 +6,7 @@
 
 use super::progress::{Phase, Progress};
 use super::role::{Leader, Role};
-use super::{Effects, Group, LogBatch, Message, NextAppend};
+use super::{Effects, Group, LogBatch, Message, NextAppend, OnItsWay};
 use crate::base::Moment;
 use crate::model::{BatchKind, EntryId, LogIndex, Member, Membership, NodeId};
 
@@ -87,10 +87,17 @@ impl Group {
         progress.keep_fetched(batches.into_iter().filter(is_ours));
     }
 
-    /// Bytes of batches sent to `peer` and neither acknowledged nor given up.
-    pub fn in_flight_bytes(&self, peer: NodeId) -> u64 {
-        let Role::Leader(leader) = &self.role else { return 0 };
-        leader.peer(peer).map_or(0, Progress::in_flight_bytes)
+    /// Whether an answer to a [`NextAppend::Fetch`] for `peer` is still waited for.
+    pub fn is_fetching(&self, peer: NodeId) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        leader.peer(peer).is_some_and(|progress| progress.fetching)
+    }
+
+    /// What is on its way to `peer`, and what was given up since the last time this was asked.
+    /// `None` if this replica does not lead: then everything it had sent is given up.
+    pub fn take_on_its_way(&mut self, peer: NodeId) -> Option<OnItsWay> {
+        let Role::Leader(leader) = &mut self.role else { return None };
+        leader.peer_mut(peer).map(Progress::take_on_its_way)
     }
 
     /// A stream to `peer` is there (again): asks where it is without waiting for a heartbeat.
@@ -109,7 +116,7 @@ impl Group {
         let last = self.log.last().index;
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peer_mut(peer) else { return };
-        mark!(R08_WINDOW_RESET if progress.in_flight_bytes() > 0);
+        mark!(R08_WINDOW_RESET if progress.status().in_flight_bytes > 0);
         let known = progress.matched > LogIndex::BEFORE_FIRST;
         progress.probe_from(if known { progress.matched.next() } else { last.next() });
         progress.told = LogIndex::BEFORE_FIRST;

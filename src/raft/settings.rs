@@ -179,6 +179,18 @@ pub enum Device {
     Stuck,
 }
 
+/// What one peer of one led group keeps busy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnItsWay {
+    /// Bytes of batches sent and neither acknowledged nor given up.
+    pub bytes: u64,
+    /// Bytes given up without an answer since the last look: the stream may still carry them.
+    pub voided_bytes: u64,
+    /// Reads from the disk that are under way for it, or whose batches wait, or were sent and not
+    /// acknowledged.
+    pub reads: usize,
+}
+
 /// The role of a replica, for people and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RoleName {

@@ -118,7 +118,7 @@ fn slot(config: &ShardConfig, recovered: RecoveredGroup, now: Moment, prng: Prng
         pending: Default::default(),
         waiting: Default::default(),
         owes_noop: false,
-        counted: [0; VOTERS_MAX],
+        counted: [raft::OnItsWay::default(); VOTERS_MAX],
         is_queued: false,
         is_touched: false,
         is_dirty: false,

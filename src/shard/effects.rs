@@ -7,6 +7,9 @@ use crate::base::{BlockBuf, Slice};
 use crate::model::{ConnId, GroupId, LogIndex, NodeId, ShardId, StreamId, Term, WriteSeq};
 use crate::wal::SegmentNo;
 
+/// The reason of an [`Effect::ClosePeer`] that is nobody's fault but a slow peer's.
+pub const STREAM_WEDGED: &str = "what was sent is neither acknowledged nor waited for";
+
 /// A run of bytes to send.
 #[derive(Clone, Debug)]
 pub enum Part {
@@ -102,7 +105,7 @@ pub enum Effect {
         /// What. A bulk frame is a multiple of 4 KiB.
         frame: Frame,
     },
-    /// Close a peer stream that spoke nonsense; `Input::PeerDown` follows.
+    /// Close a peer stream that spoke nonsense, or does not move ([`STREAM_WEDGED`]); `Input::PeerDown` follows.
     ClosePeer {
         /// To whom.
         peer: NodeId,

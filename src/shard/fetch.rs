@@ -14,9 +14,7 @@ use super::memory;
 use super::persist::Staged;
 use super::reads::Confirmed;
 use crate::base::{Arena, BlockBuf, Slice};
-use crate::model::limits::{
-    DEVICE_ALIGN_BYTES, FETCH_BYTES_MIN, FETCH_HOPS_MAX, FETCHES_MAX, FETCHES_WAITING_MAX,
-};
+use crate::model::limits::{DEVICE_ALIGN_BYTES, FETCH_BYTES_MIN, FETCH_HOPS_MAX, FETCHES_MAX};
 use crate::model::{LogIndex, NodeId, Refusal};
 use crate::raft::LogBatch;
 use crate::wal::{BlockError, DirectoryEntry, Lsn, parse_block};
@@ -55,7 +53,12 @@ struct Fetch {
 #[derive(Default)]
 pub(super) struct Fetches {
     last_read: u64,
-    waiting: VecDeque<Fetch>,
+    /// For peers and for retention, and for clients: served in turn, so that neither waits behind
+    /// all of the other.
+    for_log: VecDeque<Fetch>,
+    for_clients: VecDeque<Fetch>,
+    /// Whose turn is next.
+    is_turn_of_clients: bool,
     running: BTreeMap<ReadSeq, (Fetch, Lsn)>,
 }
 
@@ -78,7 +81,11 @@ impl Fetches {
     }
 
     fn want(&mut self, slot: usize, purpose: Purpose, range: (LogIndex, LogIndex), bytes: usize) {
-        self.waiting.push_back(Fetch {
+        let line = match purpose {
+            Purpose::Client(_) => &mut self.for_clients,
+            Purpose::Peer(_) | Purpose::Forward => &mut self.for_log,
+        };
+        line.push_back(Fetch {
             slot,
             purpose,
             next: range.0,
@@ -92,20 +99,33 @@ impl Fetches {
         });
     }
 
-    /// Searches that are not finished, for budgets.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len() + self.running.len()
+    /// Searches for clients that are not finished, for budgets.
+    pub(super) fn of_clients(&self) -> usize {
+        self.for_clients.len() + self.running.len()
     }
 
-    /// Whether one more peer may have its search: what is found waits in memory for its turn.
-    pub(super) fn has_room_for_peer(&self) -> bool {
-        self.waiting() < FETCHES_WAITING_MAX
+    /// The next search in line.
+    fn take_next(&mut self) -> Option<Fetch> {
+        self.is_turn_of_clients = !self.is_turn_of_clients;
+        if self.is_turn_of_clients {
+            self.for_clients.pop_front().or_else(|| self.for_log.pop_front())
+        } else {
+            self.for_log.pop_front().or_else(|| self.for_clients.pop_front())
+        }
+    }
+
+    /// Puts a search back to the head of its line: it cannot go on now, or goes on.
+    fn put_back(&mut self, fetch: Fetch) {
+        match fetch.purpose {
+            Purpose::Client(_) => self.for_clients.push_front(fetch),
+            Purpose::Peer(_) | Purpose::Forward => self.for_log.push_front(fetch),
+        }
     }
 
     /// Whether retention has a search under way already.
     pub(super) fn is_forwarding(&self) -> bool {
         let running = self.running.values().map(|(fetch, _)| fetch);
-        self.waiting.iter().chain(running).any(|fetch| matches!(fetch.purpose, Purpose::Forward))
+        self.for_log.iter().chain(running).any(|fetch| matches!(fetch.purpose, Purpose::Forward))
     }
 }
 
@@ -113,8 +133,14 @@ impl Shard {
     /// Starts device reads for the searches in line, as far as bounds and memory allow.
     pub(super) fn start_fetches(&mut self, arena: &mut Arena, fx: &mut Effects) {
         while self.fetches.running.len() < FETCHES_MAX
-            && let Some(mut fetch) = self.fetches.waiting.pop_front()
+            && let Some(mut fetch) = self.fetches.take_next()
         {
+            if let Purpose::Peer(peer) = fetch.purpose
+                && !self.slots[fetch.slot].raft.is_fetching(peer)
+            {
+                // Given up meanwhile: its stream broke, or this node leads no more.
+                continue;
+            }
             let group = self.slots[fetch.slot].id;
             let Some(located) = self.store.index.locate(group, fetch.next) else {
                 mark!(W15_FETCH_OF_WHAT_IS_GONE);
@@ -132,7 +158,7 @@ impl Shard {
                 .min(left);
             let Some(buf) = memory::take_for_read_back(arena, bytes) else {
                 mark!(F03_FETCH_WAITS_FOR_MEMORY);
-                self.fetches.waiting.push_front(fetch);
+                self.fetches.put_back(fetch);
                 return;
             };
             self.fetches.last_read += 1;
@@ -168,7 +194,7 @@ impl Shard {
                 mark!(W15_FETCH_READS_ON);
                 fetch.cursor = Some(cursor);
                 fetch.read_bytes = usize::MAX;
-                self.fetches.waiting.push_front(fetch);
+                self.fetches.put_back(fetch);
             }
             Scan::GoOn(_) => self.end_fetch(fetch),
             Scan::Corrupt => {

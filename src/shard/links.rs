@@ -1,13 +1,19 @@
-//! The peer links of a shard: two streams each, byte credit, round robin over groups.
+//! The peer links of a shard: two streams each, credit, round robin over groups.
 //!
-//! Does not: dial, shake hands, or know how bytes travel; the world announces streams when they
-//! are ready and takes frames for them.
+//! What a peer may keep busy of this shard's memory is bounded twice, by link and not by group:
+//! bulk bytes that are on their way, and reads from the disk whose batches are (a read of a few
+//! hundred bytes keeps a whole extent of the arena until it is acknowledged). What
+//! Raft gives up (a stalled window, a lost office) may still lie in the stream, so it goes on
+//! counting until the stream answers beyond it or ends. Does not: dial, shake hands, or know how
+//! bytes travel; the world announces streams when they are ready and takes frames for them.
 
+use core::time::Duration;
 use std::collections::VecDeque;
 
-use crate::model::limits::FRAME_BYTES_MAX;
+use crate::base::Moment;
+use crate::model::limits::{FETCHES_PER_PEER_MAX, FRAME_BYTES_MAX};
 use crate::model::{NodeId, StreamId};
-use crate::raft::Envelope;
+use crate::raft::{Envelope, OnItsWay};
 use crate::wire::Assembler;
 
 /// The bulk stream of a link while it is up.
@@ -16,6 +22,17 @@ pub(super) struct Bulk {
     pub(super) stream: StreamId,
     /// What the receiver allows to be unacknowledged.
     pub(super) credit_bytes: u64,
+}
+
+/// Sent on the present bulk stream and given up by its groups without an answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limbo {
+    bytes: u64,
+    reads: usize,
+    /// Once more than this was acknowledged, something that was sent later was: streams keep
+    /// order, so nothing of this lies in the stream any more. (The answer may be for an earlier
+    /// copy of the same batch; then the peer at least made progress, and the error is a window.)
+    until_acked_bytes: u64,
 }
 
 /// One peer node, as this shard sees it.
@@ -29,9 +46,19 @@ pub(super) struct Link {
     pub(super) outbox: Vec<Envelope>,
     /// Bulk bytes sent and not acknowledged, over all groups.
     pub(super) in_flight_bytes: u64,
+    /// Reads from the disk under way for this peer, or not acknowledged, over all groups.
+    reads: usize,
+    /// What was given up and may still lie in the stream.
+    limbo: Limbo,
+    /// Bulk bytes acknowledged since the start.
+    acked_bytes: u64,
+    /// When bytes were last acknowledged, or the first were given up.
+    moved: Moment,
+    /// Groups that wait until something more may be read back, in turn.
+    fetch_line: VecDeque<usize>,
     /// Groups with something to send, served in turn (MR-02).
     pub(super) ready: VecDeque<usize>,
-    /// Which groups are in `ready`, by slot.
+    /// Which groups are in `ready` or `fetch_line`, by slot.
     pub(super) is_ready: Vec<bool>,
 }
 
@@ -50,6 +77,11 @@ impl Links {
                 assembler: Assembler::new(FRAME_BYTES_MAX),
                 outbox: Vec::new(),
                 in_flight_bytes: 0,
+                reads: 0,
+                limbo: Limbo::default(),
+                acked_bytes: 0,
+                moved: Moment::ZERO,
+                fetch_line: VecDeque::new(),
                 ready: VecDeque::new(),
                 is_ready: vec![false; slots],
             })
@@ -110,6 +142,80 @@ impl Link {
 
     /// Bulk bytes that may be sent now; none while the stream is down.
     pub(super) fn credit_left(&self) -> u64 {
-        self.bulk.map_or(0, |bulk| bulk.credit_bytes.saturating_sub(self.in_flight_bytes))
+        let taken = self.in_flight_bytes + self.limbo.bytes;
+        self.bulk.map_or(0, |bulk| bulk.credit_bytes.saturating_sub(taken))
+    }
+
+    /// Reads for this peer that may hold memory: as many extents as it has credit, a few at most,
+    /// one at least.
+    fn reads_max(&self, extent_bytes: usize) -> usize {
+        let credit = self.bulk.map_or(0, |bulk| bulk.credit_bytes);
+        let extents = usize::try_from(credit).unwrap_or(usize::MAX) / extent_bytes;
+        extents.clamp(1, FETCHES_PER_PEER_MAX)
+    }
+
+    /// Whether something more may be read back for this peer.
+    pub(super) fn may_fetch(&self, extent_bytes: usize) -> bool {
+        self.reads + self.limbo.reads < self.reads_max(extent_bytes)
+    }
+
+    /// Lets a group wait for that.
+    pub(super) fn wait_to_fetch(&mut self, slot: usize) {
+        if !self.is_ready[slot] {
+            self.is_ready[slot] = true;
+            self.fetch_line.push_back(slot);
+        }
+    }
+
+    /// Puts those that may have something read back now into the round.
+    pub(super) fn admit_fetches(&mut self, extent_bytes: usize) {
+        let taken = self.reads + self.limbo.reads;
+        let free = self.reads_max(extent_bytes).saturating_sub(taken);
+        for _ in 0..free.min(self.fetch_line.len()) {
+            self.ready.extend(self.fetch_line.pop_front());
+        }
+    }
+
+    /// Brings the sums up to date for one group, from what was counted for it to what `found` is;
+    /// returns what is counted for it now.
+    pub(super) fn recount(
+        &mut self,
+        counted: OnItsWay,
+        found: Option<OnItsWay>,
+        now: Moment,
+    ) -> OnItsWay {
+        let voided_bytes = found.map_or(counted.bytes, |found| found.voided_bytes);
+        let found = found.unwrap_or_default();
+        self.in_flight_bytes = self.in_flight_bytes + found.bytes - counted.bytes;
+        self.reads = self.reads + found.reads - counted.reads;
+        let acked_bytes = counted.bytes.saturating_sub(voided_bytes + found.bytes);
+        if acked_bytes > 0 {
+            self.acked_bytes += acked_bytes;
+            self.moved = now;
+        }
+        if voided_bytes > 0 && self.bulk.is_some() {
+            if self.limbo.bytes == 0 {
+                self.moved = now;
+            }
+            self.limbo.bytes += voided_bytes;
+            self.limbo.reads += counted.reads;
+            self.limbo.until_acked_bytes = self.acked_bytes + self.in_flight_bytes;
+        } else if self.limbo.bytes > 0 && self.limbo.until_acked_bytes < self.acked_bytes {
+            self.limbo = Limbo::default();
+        }
+        found
+    }
+
+    /// The bulk stream is another one, or none: nothing lies in it.
+    pub(super) fn renew_bulk(&mut self, bulk: Option<Bulk>) {
+        self.bulk = bulk;
+        self.limbo = Limbo::default();
+    }
+
+    /// Whether the bulk stream holds what nobody waits for, others wait behind it, and nothing was
+    /// acknowledged for `patience`: only its end gives the memory back.
+    pub(super) fn is_wedged(&self, now: Moment, patience: Duration) -> bool {
+        let waits = !self.ready.is_empty() || !self.fetch_line.is_empty();
+        self.bulk.is_some() && self.limbo.bytes > 0 && waits && patience <= now.since(self.moved)
     }
 }

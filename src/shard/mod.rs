@@ -39,7 +39,7 @@ mod invariants;
 /// Raft's clock, for whoever configures a shard without speaking to `raft`.
 pub use crate::raft::Timing;
 pub use config::{NodeAddress, RetentionLimits, ShardConfig, WorldFacts};
-pub use effects::{Effect, Effects, Frame, Notice, Part, Returned};
+pub use effects::{Effect, Effects, Frame, Notice, Part, Returned, STREAM_WEDGED};
 pub use input::{ClientTroubles, Input, Inputs, IoFault, Lane, PeerFault, ReadSeq};
 pub use status::GroupStatus;
 
@@ -110,12 +110,12 @@ impl Shard {
         self.trace.arrived = inputs.since.take().unwrap_or(now);
 
         self.ingress(inputs, fx); //     bytes      -> requests, peer messages, completions
-        self.tick(); //                  time       -> elections, heartbeats, watchdogs
+        self.tick(fx); //                time       -> elections, heartbeats, watchdogs
         while self.batch(arena) {
             //                           requests   -> one closed block, a batch per group
             self.propose(); //           batches    -> spans at the tail of each group's log
         }
-        self.replicate(fx); //           spans      -> one frame per peer for all groups
+        self.replicate(arena.extent_bytes(), fx); // spans     -> one frame per peer for all groups
         self.persist(arena, fx); //      blocks     -> aligned device writes
         self.commit(fx); //              durable acks -> commit indexes
         self.trace();

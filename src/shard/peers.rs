@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::effects::{Effect, Effects};
+use super::effects::{Effect, Effects, STREAM_WEDGED};
 use super::input::Lane;
 use super::links::Bulk;
 use super::persist::{Direct, Staged};
@@ -44,25 +44,55 @@ impl Shard {
     ) {
         let Some(at) = self.links.find(peer) else { return };
         self.counters.peer_streams += 1;
-        let link = self.links.at(at);
         match lane {
             Lane::Control => {
+                self.start_over(at);
+                let link = self.links.at(at);
                 link.control = Some(stream);
                 link.assembler = Assembler::new(FRAME_BYTES_MAX);
                 link.outbox.clear();
             }
-            Lane::Bulk => link.bulk = Some(Bulk { stream, credit_bytes }),
+            Lane::Bulk => {
+                // The stream before it is gone even if its end was not told.
+                self.links.at(at).renew_bulk(None);
+                self.start_over(at);
+                self.links.at(at).renew_bulk(Some(Bulk { stream, credit_bytes }));
+            }
         }
         mark!(N06_STREAM_UP);
-        // Both lanes: what was on its way in either may be lost, so every group starts over with
-        // this peer from what it knows to be acknowledged.
+        for at in 0..self.slots.len() {
+            self.slots[at].raft.link_up(self.now, peer, &mut self.wishes);
+        }
+    }
+
+    /// What was on its way on either lane may be lost, so every group starts over with this peer
+    /// from what it knows to be acknowledged.
+    fn start_over(&mut self, link: usize) {
+        let peer = self.links.at(link).peer;
         for at in 0..self.slots.len() {
             if planted!(N06_WINDOW_OUTLIVES_STREAM) {
                 continue;
             }
             self.slots[at].raft.link_reset(peer, &mut self.wishes);
-            self.slots[at].raft.link_up(self.now, peer, &mut self.wishes);
+            self.recount(at, link);
             self.slots.touch(at);
+        }
+    }
+
+    /// Ends bulk streams that hold memory for nothing: a peer that does not read would keep
+    /// what was given up for as long as it likes.
+    pub(super) fn drop_wedged_streams(&mut self, fx: &mut Effects) {
+        let patience = self.config.timing.watchdog();
+        for at in 0..self.links.len() {
+            let link = self.links.at(at);
+            if link.is_wedged(self.now, patience)
+                && let Some(bulk) = link.bulk
+            {
+                self.counters.peer_streams_wedged += 1;
+                let (peer, lane, stream) = (link.peer, Lane::Bulk, bulk.stream);
+                self.on_peer_down(peer, lane, stream);
+                fx.push(Effect::ClosePeer { peer, lane, stream, reason: STREAM_WEDGED });
+            }
         }
     }
 
@@ -77,7 +107,7 @@ impl Shard {
             }
             Lane::Bulk if link.bulk.is_some_and(|bulk| bulk.stream == stream) => {
                 mark!(N06_BULK_STREAM_DOWN);
-                link.bulk = None;
+                link.renew_bulk(None);
             }
             // The end of an incarnation that was replaced already (N-06).
             Lane::Control | Lane::Bulk => {
@@ -85,10 +115,7 @@ impl Shard {
                 return;
             }
         }
-        for at in 0..self.slots.len() {
-            self.slots[at].raft.link_reset(peer, &mut self.wishes);
-            self.slots.touch(at);
-        }
+        self.start_over(at);
     }
 
     pub(super) fn on_peer_control(

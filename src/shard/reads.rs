@@ -66,7 +66,7 @@ impl Shard {
         let Some(slot) = self.slots.find(group) else {
             return self.replies.refuse(group, origin, Refusal::UnknownGroup);
         };
-        if self.reads.waiting() + self.fetches.waiting() >= READS_WAITING_MAX {
+        if self.reads.waiting() + self.fetches.of_clients() >= READS_WAITING_MAX {
             self.counters.client_busy += 1;
             let refusal = Refusal::Busy { retry_after: crate::model::limits::BUSY_RETRY_AFTER };
             return self.replies.refuse(group, origin, refusal);

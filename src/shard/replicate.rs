@@ -23,10 +23,12 @@ const FRAME_TARGET_BYTES: usize = 512 << 10;
 
 impl Shard {
     /// The replicate stage.
-    pub(super) fn replicate(&mut self, fx: &mut Effects) {
+    ///
+    /// `extent_bytes` is what anything read back for a peer holds of the arena at least.
+    pub(super) fn replicate(&mut self, extent_bytes: usize, fx: &mut Effects) {
         self.flush_groups();
         for link in 0..self.links.len() {
-            self.send_bulk(link, fx);
+            self.send_bulk(link, extent_bytes, fx);
         }
         for link in 0..self.links.len() {
             self.send_control(link, fx);
@@ -49,22 +51,22 @@ impl Shard {
         self.absorb();
     }
 
-    /// Brings a link's sum of bytes in flight up to date for one group.
-    fn recount(&mut self, at: usize, link: usize) {
+    /// Brings a link's sums up to date for one group.
+    pub(super) fn recount(&mut self, at: usize, link: usize) {
         let slot = &mut self.slots[at];
         let link_state = self.links.at(link);
-        let now = slot.raft.in_flight_bytes(link_state.peer);
-        link_state.in_flight_bytes = link_state.in_flight_bytes + now - slot.counted[link];
-        slot.counted[link] = now;
+        let found = slot.raft.take_on_its_way(link_state.peer);
+        slot.counted[link] = link_state.recount(slot.counted[link], found, self.now);
         if link_state.bulk.is_some() && slot.raft.wants_append(link_state.peer) {
             link_state.make_ready(at);
         }
     }
 
     /// Sends bulk frames on one link until its credit or its groups' wishes are used up.
-    fn send_bulk(&mut self, link: usize, fx: &mut Effects) {
+    fn send_bulk(&mut self, link: usize, extent_bytes: usize, fx: &mut Effects) {
+        self.links.at(link).admit_fetches(extent_bytes);
         while self.links.at(link).credit_left() > 0 && !self.links.at(link).ready.is_empty() {
-            let Some(frame) = self.build_bulk(link) else { return };
+            let Some(frame) = self.build_bulk(link, extent_bytes) else { return };
             let link = self.links.at(link);
             let bulk = link.bulk.expect("credit is only there while the stream is up");
             self.counters.peer_frames_sent += 1;
@@ -75,7 +77,7 @@ impl Shard {
     }
 
     /// One bulk frame, groups taken in turn, a batch each (MR-02). `None` if nothing can be sent.
-    fn build_bulk(&mut self, link: usize) -> Option<Frame> {
+    fn build_bulk(&mut self, link: usize, extent_bytes: usize) -> Option<Frame> {
         let peer = self.links.at(link).peer;
         let limit = self.config.geometry.block_bytes_max as usize;
         let mut builder = BulkFrameBuilder::new(limit, wal::frame_area_bytes);
@@ -107,13 +109,17 @@ impl Shard {
                     deferred.push(at);
                 }
                 NextAppend::Nothing => {}
-                NextAppend::Fetch { from, bytes_max } if self.fetches.has_room_for_peer() => {
+                NextAppend::Fetch { from, bytes_max }
+                    if self.links.at(link).may_fetch(extent_bytes) =>
+                {
                     self.fetches.want_peer(at, peer, from, bytes_max);
+                    self.recount(at, link);
                 }
-                // Not now: it asks again with its next heartbeat.
                 NextAppend::Fetch { .. } => {
+                    // Not now: others hold what may be read back for this peer.
                     mark!(F03_FETCH_FOR_PEER_REFUSED);
                     slot.raft.fetched(peer, Vec::new());
+                    self.links.at(link).wait_to_fetch(at);
                 }
                 NextAppend::Batches { prev, commit, batch } => {
                     let slice = batch.slice.expect("raft asks to fetch what is not in memory");
@@ -140,14 +146,7 @@ impl Shard {
         if slices.is_empty() {
             return None;
         }
-        let BulkHead { bytes: head, pad_bytes, .. } = builder.finish();
-        let mut parts = Vec::with_capacity(slices.len() + 2);
-        parts.push(Part::Bytes(Bytes::from(head)));
-        parts.extend(slices.into_iter().map(Part::Slice));
-        if pad_bytes > 0 {
-            parts.push(Part::Bytes(Bytes::from_static(&ZEROS).slice(..pad_bytes)));
-        }
-        Some(Frame { parts })
+        Some(frame_of(builder.finish(), slices))
     }
 
     /// One control frame with everything this turn has to say to a peer.
@@ -167,6 +166,18 @@ impl Shard {
         let frame = Frame { parts: vec![Part::Bytes(Bytes::from(bytes))] };
         fx.push(Effect::SendPeer { peer: link.peer, lane: Lane::Control, stream, frame });
     }
+}
+
+/// A bulk frame: its head, the batches where they lie, and what fills it up.
+fn frame_of(head: BulkHead, slices: Vec<Slice>) -> Frame {
+    let BulkHead { bytes: head, pad_bytes, .. } = head;
+    let mut parts = Vec::with_capacity(slices.len() + 2);
+    parts.push(Part::Bytes(Bytes::from(head)));
+    parts.extend(slices.into_iter().map(Part::Slice));
+    if pad_bytes > 0 {
+        parts.push(Part::Bytes(Bytes::from_static(&ZEROS).slice(..pad_bytes)));
+    }
+    Frame { parts }
 }
 
 /// The largest batch that still fits into the frame.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::model::limits::{GROUPS_MAX, VOTERS_MAX};
 use crate::model::{ConnId, GroupId, LogIndex, RecordCount, ReplicaId, ShardId, Span};
-use crate::raft;
+use crate::raft::{self, OnItsWay};
 
 /// Who asked: a connection of this shard, or one of another shard of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +53,9 @@ pub(super) struct Slot {
     pub(super) waiting: VecDeque<Waiting>,
     /// This node won an election and owes the log a no-op of the term (C-02).
     pub(super) owes_noop: bool,
-    /// Bulk bytes in flight to each link as last counted, so that a link's sum is kept by
+    /// What is on its way on each link as last counted, so that a link's sums are kept by
     /// differences.
-    pub(super) counted: [u64; VOTERS_MAX],
+    pub(super) counted: [OnItsWay; VOTERS_MAX],
     /// In the list of groups with pending requests.
     pub(super) is_queued: bool,
     /// In the list of groups something happened to in this turn.

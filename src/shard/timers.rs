@@ -3,13 +3,13 @@
 //! Groups have deadlines, not timers: one scan of numbers serves them all. Does not: read a clock.
 
 use super::Shard;
-use super::effects::Notice;
+use super::effects::{Effects, Notice};
 use crate::model::limits::{CAMPAIGNS_PER_SCAN_MAX, FRAME_SCAN, RETENTION_SCAN, TIMER_SCAN};
 use crate::raft::{Device, RoleName};
 
 impl Shard {
     /// Lets every group whose deadline has passed act, at most every `TIMER_SCAN`.
-    pub(super) fn tick(&mut self) {
+    pub(super) fn tick(&mut self, fx: &mut Effects) {
         if self.now < self.next_scan {
             return;
         }
@@ -22,6 +22,7 @@ impl Shard {
             self.next_frame_scan = self.now.after(FRAME_SCAN);
             self.counters.client_cut_unfinished += self.clients.hang_up_unfinished(self.now);
         }
+        self.drop_wedged_streams(fx);
         if self.next_retention <= self.now {
             self.next_retention = self.now.after(RETENTION_SCAN);
             self.retain();

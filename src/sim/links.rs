@@ -12,7 +12,7 @@ use super::verdict::{Check, Fault, fail};
 use super::world::{At, Event, World, node_id, place};
 use crate::base::Moment;
 use crate::model::{NodeId, StreamId};
-use crate::shard::{Frame, Input, Lane};
+use crate::shard::{Frame, Input, Lane, STREAM_WEDGED};
 use crate::wire::peer::bulk_frame_bytes;
 
 impl World {
@@ -129,7 +129,8 @@ impl World {
         }
     }
 
-    /// A shard closes a stream that spoke nonsense: only changed bytes may make it.
+    /// A shard closes a stream that does not move, or one that spoke nonsense: only changed bytes
+    /// may make it.
     pub(super) fn close_peer(
         &mut self,
         at: At,
@@ -137,7 +138,7 @@ impl World {
         reason: &'static str,
     ) -> Check {
         let (peer, lane, stream) = to;
-        if self.plan.net.corrupt_ppm == 0 {
+        if self.plan.net.corrupt_ppm == 0 && reason != STREAM_WEDGED {
             fail!(Protocol, "{at:?} closes the stream to {peer:?}, nothing was changed: {reason}");
         }
         let (link, side) = self.net.find(at.node, place(peer), at.shard, lane);

@@ -95,6 +95,8 @@ counters! {
     wal_rewritten_bytes,
     /// Peer streams that came up.
     peer_streams,
+    /// Bulk streams ended because they held memory and did not move.
+    peer_streams_wedged,
     /// Handshakes on the peer port that were refused, or did not come.
     peer_refused,
     /// Frames sent to peers.
