@@ -27,6 +27,17 @@ struct InFlight {
     bytes: u32,
 }
 
+/// Batches that were sent and are not waited for any more: their window stood still. The
+/// stream may carry them yet, and their memory is in use until it has.
+#[derive(Debug, Default)]
+struct GivenUp {
+    /// The last of them.
+    upto: LogIndex,
+    bytes: u64,
+    /// Reads from the disk that they came from.
+    reads: usize,
+}
+
 /// One peer of one led group.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -40,8 +51,8 @@ pub(super) struct Progress {
     pub(super) next: LogIndex,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: u64,
-    /// Of what was given up with a window, not yet told ([`Progress::take_on_its_way`]).
-    voided_bytes: u64,
+    /// What was given up and may still lie in the bulk stream.
+    given_up: GivenUp,
     /// The last index of each read from the disk whose batches wait or are on their way: until it
     /// is acknowledged, the memory it was read into is in use.
     reads: VecDeque<LogIndex>,
@@ -74,7 +85,7 @@ impl Progress {
             next,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
-            voided_bytes: 0,
+            given_up: GivenUp::default(),
             reads: VecDeque::new(),
             fetched: VecDeque::new(),
             fetching: false,
@@ -113,8 +124,12 @@ impl Progress {
         if planted!(R08_WINDOW_KEPT) {
             return;
         }
+        if let Some(newest) = self.in_flight.back() {
+            self.given_up.upto = self.given_up.upto.max(newest.last);
+            self.given_up.bytes += core::mem::take(&mut self.in_flight_bytes);
+            self.given_up.reads += self.reads.len();
+        }
         self.in_flight.clear();
-        self.voided_bytes += core::mem::take(&mut self.in_flight_bytes);
         self.reads.clear();
         self.fetched.clear();
         self.fetching = false;
@@ -128,8 +143,11 @@ impl Progress {
     }
 
     /// Notes that `span` is on its way.
-    pub(super) fn sent(&mut self, span: &Span, bytes: u32) {
+    pub(super) fn sent(&mut self, span: &Span, bytes: u32, now: Moment) {
         assert_eq!(self.phase, Phase::Stream, "data flows to a peer whose log is known");
+        if self.in_flight.is_empty() {
+            self.moved = now;
+        }
         self.in_flight.push_back(InFlight { last: span.last(), bytes });
         self.in_flight_bytes += u64::from(bytes);
         self.next = span.last().next();
@@ -152,6 +170,10 @@ impl Progress {
         }
         while self.reads.front().is_some_and(|last| *last <= matched) {
             self.reads.pop_front();
+        }
+        if self.given_up.upto <= matched {
+            // What was sent first came first: the stream has carried all of it.
+            self.given_up = GivenUp::default();
         }
         match self.phase {
             // What was asked about may not be durable there yet and is sent again then; what is
@@ -214,13 +236,23 @@ impl Progress {
         self.reads.extend(self.fetched.back().map(|batch| batch.span.last()));
     }
 
+    /// The bulk stream is gone, and with it what lay in it.
+    pub(super) fn stream_ended(&mut self) {
+        self.given_up = GivenUp::default();
+    }
+
     /// What this peer keeps busy, for the budget of its link.
-    pub(super) fn take_on_its_way(&mut self) -> OnItsWay {
+    pub(super) fn on_its_way(&self) -> OnItsWay {
         OnItsWay {
-            bytes: self.in_flight_bytes,
-            voided_bytes: core::mem::take(&mut self.voided_bytes),
-            reads: self.reads.len() + usize::from(self.fetching),
+            bytes: self.in_flight_bytes + self.given_up.bytes,
+            given_up_bytes: self.given_up.bytes,
+            reads: self.reads.len() + usize::from(self.fetching) + self.given_up.reads,
         }
+    }
+
+    /// Whether the peer owes an answer to something that was sent.
+    pub(super) fn awaits_answer(&self) -> bool {
+        !self.in_flight.is_empty()
     }
 
     pub(super) fn status(&self) -> PeerStatus {

@@ -55,7 +55,7 @@ impl Group {
             mark!(R08_NO_CREDIT_FOR_BATCH);
             return NextAppend::Nothing;
         }
-        progress.sent(&batch.span, batch.bytes);
+        progress.sent(&batch.span, batch.bytes, self.now);
         progress.told = progress.told.max(self.commit.min(batch.span.last()));
         progress.told_at = self.now;
         let before = batch.span.first.previous();
@@ -93,11 +93,19 @@ impl Group {
         leader.peer(peer).is_some_and(|progress| progress.fetching)
     }
 
-    /// What is on its way to `peer`, and what was given up since the last time this was asked.
-    /// `None` if this replica does not lead: then everything it had sent is given up.
-    pub fn take_on_its_way(&mut self, peer: NodeId) -> Option<OnItsWay> {
-        let Role::Leader(leader) = &mut self.role else { return None };
-        leader.peer_mut(peer).map(Progress::take_on_its_way)
+    /// What is on its way to `peer`. `None` if this replica does not lead: then everything it had
+    /// sent is given up.
+    pub fn on_its_way(&self, peer: NodeId) -> Option<OnItsWay> {
+        let Role::Leader(leader) = &self.role else { return None };
+        leader.peer(peer).map(Progress::on_its_way)
+    }
+
+    /// The bulk stream to `peer` is gone: what was given up does not lie in it any more.
+    pub fn bulk_stream_ended(&mut self, peer: NodeId) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if let Some(progress) = leader.peer_mut(peer) {
+            progress.stream_ended();
+        }
     }
 
     /// A stream to `peer` is there (again): asks where it is without waiting for a heartbeat.
@@ -279,7 +287,9 @@ impl Group {
         let (now, last) = (self.now, self.log.last().index);
         let Role::Leader(leader) = &mut self.role else { return };
         let progress = &mut leader.peers[at];
-        if progress.phase != Phase::Stream || progress.matched == last {
+        let awaits = progress.phase == Phase::Stream && progress.awaits_answer();
+        if !awaits || progress.matched == last {
+            // Who waits for credit, or for its turn to be read back, waits for this node.
             progress.moved = now;
         } else if patience <= now.since(progress.moved) && !planted!(R09_NO_WATCHDOG) {
             mark!(R09_STALLED_PEER_STARTED_OVER);

@@ -182,10 +182,10 @@ pub enum Device {
 /// What one peer of one led group keeps busy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OnItsWay {
-    /// Bytes of batches sent and neither acknowledged nor given up.
+    /// Bytes of batches sent and not acknowledged.
     pub bytes: u64,
-    /// Bytes given up without an answer since the last look: the stream may still carry them.
-    pub voided_bytes: u64,
+    /// Those among them that are not waited for any more, but may still lie in the bulk stream.
+    pub given_up_bytes: u64,
     /// Reads from the disk that are under way for it, or whose batches wait, or were sent and not
     /// acknowledged.
     pub reads: usize,

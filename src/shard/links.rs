@@ -24,7 +24,7 @@ pub(super) struct Bulk {
     pub(super) credit_bytes: u64,
 }
 
-/// Sent on the present bulk stream and given up by its groups without an answer.
+/// Sent on the present bulk stream by groups that lost their office before they had an answer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Limbo {
     bytes: u64,
@@ -46,9 +46,11 @@ pub(super) struct Link {
     pub(super) outbox: Vec<Envelope>,
     /// Bulk bytes sent and not acknowledged, over all groups.
     pub(super) in_flight_bytes: u64,
+    /// Those among them that their groups gave up.
+    given_up_bytes: u64,
     /// Reads from the disk under way for this peer, or not acknowledged, over all groups.
     reads: usize,
-    /// What was given up and may still lie in the stream.
+    /// What groups had sent that this node leads no more.
     limbo: Limbo,
     /// Bulk bytes acknowledged since the start.
     acked_bytes: u64,
@@ -77,6 +79,7 @@ impl Links {
                 assembler: Assembler::new(FRAME_BYTES_MAX),
                 outbox: Vec::new(),
                 in_flight_bytes: 0,
+                given_up_bytes: 0,
                 reads: 0,
                 limbo: Limbo::default(),
                 acked_bytes: 0,
@@ -184,21 +187,22 @@ impl Link {
         found: Option<OnItsWay>,
         now: Moment,
     ) -> OnItsWay {
-        let voided_bytes = found.map_or(counted.bytes, |found| found.voided_bytes);
+        let lost = if found.is_none() { counted } else { OnItsWay::default() };
         let found = found.unwrap_or_default();
         self.in_flight_bytes = self.in_flight_bytes + found.bytes - counted.bytes;
+        self.given_up_bytes = self.given_up_bytes + found.given_up_bytes - counted.given_up_bytes;
         self.reads = self.reads + found.reads - counted.reads;
-        let acked_bytes = counted.bytes.saturating_sub(voided_bytes + found.bytes);
+        let acked_bytes = counted.bytes.saturating_sub(lost.bytes + found.bytes);
         if acked_bytes > 0 {
             self.acked_bytes += acked_bytes;
             self.moved = now;
         }
-        if voided_bytes > 0 && self.bulk.is_some() {
+        if lost.bytes > 0 && self.bulk.is_some() {
             if self.limbo.bytes == 0 {
                 self.moved = now;
             }
-            self.limbo.bytes += voided_bytes;
-            self.limbo.reads += counted.reads;
+            self.limbo.bytes += lost.bytes;
+            self.limbo.reads += lost.reads;
             self.limbo.until_acked_bytes = self.acked_bytes + self.in_flight_bytes;
         } else if self.limbo.bytes > 0 && self.limbo.until_acked_bytes < self.acked_bytes {
             self.limbo = Limbo::default();
@@ -216,6 +220,9 @@ impl Link {
     /// acknowledged for `patience`: only its end gives the memory back.
     pub(super) fn is_wedged(&self, now: Moment, patience: Duration) -> bool {
         let waits = !self.ready.is_empty() || !self.fetch_line.is_empty();
-        self.bulk.is_some() && self.limbo.bytes > 0 && waits && patience <= now.since(self.moved)
+        self.bulk.is_some()
+            && self.limbo.bytes + self.given_up_bytes > 0
+            && waits
+            && patience <= now.since(self.moved)
     }
 }

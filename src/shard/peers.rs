@@ -56,6 +56,7 @@ impl Shard {
                 // The stream before it is gone even if its end was not told.
                 self.links.at(at).renew_bulk(None);
                 self.start_over(at);
+                self.empty_stream(at);
                 self.links.at(at).renew_bulk(Some(Bulk { stream, credit_bytes }));
             }
         }
@@ -76,6 +77,15 @@ impl Shard {
             self.slots[at].raft.link_reset(peer, &mut self.wishes);
             self.recount(at, link);
             self.slots.touch(at);
+        }
+    }
+
+    /// The bulk stream of a link is gone: what was given up does not lie in it any more.
+    fn empty_stream(&mut self, link: usize) {
+        let peer = self.links.at(link).peer;
+        for at in 0..self.slots.len() {
+            self.slots[at].raft.bulk_stream_ended(peer);
+            self.recount(at, link);
         }
     }
 
@@ -108,6 +118,8 @@ impl Shard {
             Lane::Bulk if link.bulk.is_some_and(|bulk| bulk.stream == stream) => {
                 mark!(N06_BULK_STREAM_DOWN);
                 link.renew_bulk(None);
+                self.start_over(at);
+                return self.empty_stream(at);
             }
             // The end of an incarnation that was replaced already (N-06).
             Lane::Control | Lane::Bulk => {

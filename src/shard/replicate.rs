@@ -55,7 +55,7 @@ impl Shard {
     pub(super) fn recount(&mut self, at: usize, link: usize) {
         let slot = &mut self.slots[at];
         let link_state = self.links.at(link);
-        let found = slot.raft.take_on_its_way(link_state.peer);
+        let found = slot.raft.on_its_way(link_state.peer);
         slot.counted[link] = link_state.recount(slot.counted[link], found, self.now);
         if link_state.bulk.is_some() && slot.raft.wants_append(link_state.peer) {
             link_state.make_ready(at);
