@@ -29,7 +29,13 @@ impl Shard {
         }
         if self.config.retention.is_limited() {
             let limit = self.config.retention.as_limit();
+            let resetting: Vec<usize> = self.store.staged_resets().collect();
             for at in 0..self.slots.len() {
+                if resetting.contains(&at) {
+                    // A reset that keeps the tail waits behind batches that it covers. The log may
+                    // not begin behind it before it is written.
+                    continue;
+                }
                 let slot = &self.slots[at];
                 // Only what is durable here: the index may still name a truncated batch above.
                 let commit = slot.raft.commit().min(slot.raft.durable());

@@ -150,7 +150,7 @@ impl Shard {
         let heads = BLOCK_HEADER_BYTES
             + batches * (DIRECTORY_ENTRY_BYTES + BATCH_HEADER_BYTES + RECORD_HEADER_BYTES)
             + self.slots.dirty.len() * HARD_STATE_RECORD_BYTES
-            + self.store.staged_resets() * RESET_RECORD_BYTES_MAX;
+            + self.store.staged_resets().count() * RESET_RECORD_BYTES_MAX;
         (heads + self.store.pending_bytes + self.store.staged_bytes)
             .next_multiple_of(crate::model::limits::DEVICE_ALIGN_BYTES)
             .min(block_max)

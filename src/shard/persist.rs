@@ -195,6 +195,14 @@ impl Store {
         self.queued.len() < BLOCKS_QUEUED_MAX
     }
 
+    /// The groups of the log resets among what is staged; each is a record.
+    pub(super) fn staged_resets(&self) -> impl Iterator<Item = usize> + '_ {
+        self.staged.iter().filter_map(|staged| match staged {
+            Staged::Reset(reset) => Some(reset.slot),
+            Staged::Copied { .. } | Staged::Direct(_) | Staged::Rewritten { .. } => None,
+        })
+    }
+
     /// Whether the oldest own write is late.
     pub(super) fn is_stalled(&self, now: Moment) -> bool {
         self.planner.oldest_in_flight().is_some_and(|since| now.since(since) > OWN_WRITE_STALL)
@@ -253,11 +261,6 @@ impl Store {
     /// The oldest remembered batch, forgotten.
     pub(super) fn forget_oldest(&mut self) -> Option<(usize, LogIndex)> {
         self.cached.pop_front()
-    }
-
-    /// Log resets among what is staged; each is a record.
-    pub(super) fn staged_resets(&self) -> usize {
-        self.staged.iter().filter(|staged| matches!(staged, Staged::Reset(_))).count()
     }
 
     /// A dead file to make `segment` from. The one that has its name already comes first: another
