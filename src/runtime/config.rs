@@ -7,6 +7,7 @@ use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use crate::config::Config;
 use crate::model::limits::{BLOCK_BYTES_MAX, SHARDS_MAX, VOTERS_MAX};
 use crate::model::{ClusterId, NodeId};
 use crate::shard::Timing;
@@ -168,6 +169,50 @@ impl NodeConfig {
             return Err("writes_in_flight is 0".to_owned());
         }
         Ok(())
+    }
+}
+
+impl From<&Config> for NodeConfig {
+    /// What a node is told, from what an operator wrote.
+    fn from(config: &Config) -> Self {
+        let memory = |bytes: u64| usize::try_from(bytes).expect("64 bit: a size fits a usize");
+        let nodes = config.nodes.iter().map(|node| NodeAddress {
+            id: node.id,
+            host: node.host.clone(),
+            client_port_base: node.client_port,
+            peer_port_base: node.peer_port,
+        });
+        Self {
+            cluster: config.cluster_id,
+            node: config.node_id,
+            nodes: nodes.collect(),
+            data_dir: config.data_dir.clone(),
+            shards: config.shards,
+            groups: u64::from(config.groups),
+            pin_cores: config.pin_cores,
+            spin: config.spin,
+            allow_buffered: config.allow_buffered,
+            bind: config.bind,
+            arena_bytes_per_shard: memory(config.limits.arena_bytes_per_shard),
+            uncommitted_bytes_per_shard: memory(config.limits.uncommitted_bytes_per_shard),
+            connection_bytes: memory(config.limits.connection_bytes),
+            send_queue_bytes: memory(config.limits.send_queue_bytes),
+            connections_max: config.limits.connections_max as usize,
+            peer_credit_bytes: config.limits.peer_credit_bytes,
+            block_target_bytes: config.wal.block_target_bytes,
+            writes_in_flight: config.wal.writes_in_flight,
+            segments_ahead: config.wal.segments_ahead,
+            segments_at_start: 0,
+            segments_at_start: 0,
+            retention_bytes_per_group: config.retention.bytes_per_group.unwrap_or(0),
+            retention_records_per_group: config.retention.records_per_group.unwrap_or(0),
+            timing: Timing {
+                heartbeat: config.raft.heartbeat,
+                election_min: config.raft.election_min,
+                election_max: config.raft.election_max,
+                check_quorum: config.raft.check_quorum,
+            },
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use catamaran::config::{Config, Profile};
-use catamaran::runtime::{self, Drainer, EventKind, Node, NodeAddress, NodeConfig, Timing};
+use catamaran::runtime::{self, Drainer, EventKind, Node, NodeConfig};
 use serde_json::json;
 
 use crate::args::{InitArguments, ServeArguments};
@@ -19,7 +19,7 @@ use crate::terminal::{self, Level};
 /// Formats the data directory.
 pub(crate) fn init(arguments: &InitArguments) -> Result<(), Failure> {
     let config = load(&arguments.config, arguments.profile.as_deref())?;
-    let node = runtime::format(&node_config(&config))?;
+    let node = runtime::format(&NodeConfig::from(&config))?;
     let directory = config.data_dir.display();
     let result = if arguments.json {
         json!({
@@ -71,7 +71,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
         thread::Builder::new().name("stdin".to_owned()).spawn(wait).map_err(no_thread)?;
     }
     announce(&config);
-    let node = Node::start(node_config(&config))?;
+    let node = Node::start(NodeConfig::from(&config))?;
     let facts: [(&str, &dyn fmt::Display); 2] = [("boot", &node.boot()), ("uuid", &node.uuid())];
     terminal::event(Level::Info, "started", &facts);
     assert!(drainer.set(node.drainer()).is_ok(), "set here only");
@@ -123,45 +123,4 @@ fn announce(config: &Config) {
 pub(crate) fn load(path: &Path, profile: Option<&str>) -> Result<Config, Failure> {
     let profile = profile.map(Profile::find).transpose()?;
     Ok(Config::load(path, profile)?)
-}
-
-/// What the runtime wants to know, from what the operator wrote.
-pub(crate) fn node_config(config: &Config) -> NodeConfig {
-    let memory = |bytes: u64| usize::try_from(bytes).expect("64 bit: a size fits a usize");
-    let nodes = config.nodes.iter().map(|node| NodeAddress {
-        id: node.id,
-        host: node.host.clone(),
-        client_port_base: node.client_port,
-        peer_port_base: node.peer_port,
-    });
-    NodeConfig {
-        cluster: config.cluster_id,
-        node: config.node_id,
-        nodes: nodes.collect(),
-        data_dir: config.data_dir.clone(),
-        shards: config.shards,
-        groups: u64::from(config.groups),
-        pin_cores: config.pin_cores,
-        spin: config.spin,
-        allow_buffered: config.allow_buffered,
-        bind: config.bind,
-        arena_bytes_per_shard: memory(config.limits.arena_bytes_per_shard),
-        uncommitted_bytes_per_shard: memory(config.limits.uncommitted_bytes_per_shard),
-        connection_bytes: memory(config.limits.connection_bytes),
-        send_queue_bytes: memory(config.limits.send_queue_bytes),
-        connections_max: config.limits.connections_max as usize,
-        peer_credit_bytes: config.limits.peer_credit_bytes,
-        block_target_bytes: config.wal.block_target_bytes,
-        writes_in_flight: config.wal.writes_in_flight,
-        segments_ahead: config.wal.segments_ahead,
-        segments_at_start: 0,
-        retention_bytes_per_group: config.retention.bytes_per_group.unwrap_or(0),
-        retention_records_per_group: config.retention.records_per_group.unwrap_or(0),
-        timing: Timing {
-            heartbeat: config.raft.heartbeat,
-            election_min: config.raft.election_min,
-            election_max: config.raft.election_max,
-            check_quorum: config.raft.check_quorum,
-        },
-    }
 }

@@ -13,7 +13,7 @@ use std::thread;
 use catamaran::base::Prng;
 use catamaran::config::{Config, Problems, Profile};
 use catamaran::model::ClusterId;
-use catamaran::runtime::{self, Drainer, Node, NodeAddress, NodeConfig, Timing};
+use catamaran::runtime::{self, Drainer, Node, NodeConfig};
 use clap::Parser;
 use serde::Serialize;
 
@@ -134,7 +134,8 @@ pub(crate) fn config_of(file: &NodeFile, profile_name: Option<&str>) -> Result<C
 pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let profile = profile(args.profile.as_deref())?;
     let config = Config::load(&args.config, profile).map_err(|problems| bad(&problems))?;
-    let config = NodeConfig { segments_at_start: args.segments_at_start, ..node_config(&config) };
+    let config =
+        NodeConfig { segments_at_start: args.segments_at_start, ..NodeConfig::from(&config) };
     let code = |code: runtime::ExitCode| Exit::from_child(code.code());
     runtime::format(&config)
         .map_err(|error| Failure::new(code(error.exit_code()), error.to_string()))?;
@@ -166,47 +167,6 @@ fn follow_parent(data_dir: &Path, drainer: &Drainer) {
     process::exit(i32::from(Exit::Interrupted.code()));
 }
 
-/// What the runtime wants to know, from what the file says.
-fn node_config(config: &Config) -> NodeConfig {
-    let memory = |bytes: u64| usize::try_from(bytes).expect("64 bit: a size fits a usize");
-    let nodes = config.nodes.iter().map(|node| NodeAddress {
-        id: node.id,
-        host: node.host.clone(),
-        client_port_base: node.client_port,
-        peer_port_base: node.peer_port,
-    });
-    NodeConfig {
-        cluster: config.cluster_id,
-        node: config.node_id,
-        nodes: nodes.collect(),
-        data_dir: config.data_dir.clone(),
-        shards: config.shards,
-        groups: u64::from(config.groups),
-        pin_cores: config.pin_cores,
-        spin: config.spin,
-        allow_buffered: config.allow_buffered,
-        bind: config.bind,
-        arena_bytes_per_shard: memory(config.limits.arena_bytes_per_shard),
-        uncommitted_bytes_per_shard: memory(config.limits.uncommitted_bytes_per_shard),
-        connection_bytes: memory(config.limits.connection_bytes),
-        send_queue_bytes: memory(config.limits.send_queue_bytes),
-        connections_max: config.limits.connections_max as usize,
-        peer_credit_bytes: config.limits.peer_credit_bytes,
-        block_target_bytes: config.wal.block_target_bytes,
-        writes_in_flight: config.wal.writes_in_flight,
-        segments_ahead: config.wal.segments_ahead,
-        segments_at_start: 0,
-        retention_bytes_per_group: config.retention.bytes_per_group.unwrap_or(0),
-        retention_records_per_group: config.retention.records_per_group.unwrap_or(0),
-        timing: Timing {
-            heartbeat: config.raft.heartbeat,
-            election_min: config.raft.election_min,
-            election_max: config.raft.election_max,
-            check_quorum: config.raft.check_quorum,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +185,7 @@ mod tests {
         let files = files(&embedded, &ports, Path::new("/tmp/a \"quoted\" place"), 7);
         for (id, file) in (1..).zip(&files) {
             let config = Config::parse("test", &file.to_toml(), None).expect("valid");
-            let node = node_config(&config);
+            let node = NodeConfig::from(&config);
             assert_eq!((node.node.get(), node.shards, node.groups), (id, 2, 64));
             assert_eq!(node.own_address().client_port_base, ports[usize::from(id) - 1].0);
             assert!(!node.pin_cores);

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use catamaran::config::Config;
 use catamaran::model::ClusterId;
-use catamaran::runtime;
+use catamaran::runtime::{self, NodeConfig};
 
 use crate::args::DevArguments;
 use crate::failure::Failure;
-use crate::node::{load, node_config};
+use crate::node::load;
 
 /// One node of the cluster.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ fn create(arguments: &DevArguments, dir: &Path) -> Result<(), Failure> {
         let text = format!("node_id = {node}\ndata_dir = \"node-{node}\"\n{text}");
         // Checked before anything is written: what is wrong is wrong for every node.
         let config = Config::parse(&path.display().to_string(), &text, None)?;
-        runtime::format(&node_config(&config))?;
+        runtime::format(&NodeConfig::from(&config))?;
         fs::write(&path, text).map_err(|error| cannot(&path, &error))?;
     }
     Ok(())
