@@ -381,6 +381,7 @@ impl Core {
                 self.input(Input::Returned { conn, returned });
             }
             Message::Drain => self.input(Input::Drain),
+            Message::Halt { reason } => self.halt(reason),
             Message::Stop => self.finish(End::Stopped),
         }
     }

@@ -18,6 +18,7 @@ use super::message::Message;
 use super::ring::{Completion, FILES_MAX, FileSlot, Registered, Ring};
 use super::segments::{self, Access, Preparation, fault_of};
 use super::tape::{self, Act};
+use super::watchdog::OldestWrite;
 use super::worker::Worker;
 use crate::base::{Arena, BlockBuf, Slice};
 use crate::model::WriteSeq;
@@ -33,6 +34,8 @@ pub(super) struct DiskSetup {
     pub(super) begin: Option<PathBuf>,
     /// Makes and removes files.
     pub(super) worker: Worker,
+    /// Read by the watchdog.
+    pub(super) oldest_write: Arc<OldestWrite>,
     /// Where the worker's answers go.
     pub(super) inbox: Arc<Inbox<Message>>,
 }
@@ -64,6 +67,8 @@ pub(super) struct Disk {
     /// By slot, for completions.
     segment_of: Vec<SegmentNo>,
     operations: u64,
+    /// Writes at the device, in the order in which they were started.
+    writes: VecDeque<WriteSeq>,
     /// Bytes of log written since the start, for the worker, which makes way for them.
     log_bytes: Arc<AtomicU64>,
     /// Reads for which no slot was free.
@@ -82,6 +87,7 @@ impl Disk {
             free: (0..FILES_MAX).rev().map(FileSlot).collect(),
             segment_of: vec![SegmentNo::default(); FILES_MAX as usize],
             operations: 0,
+            writes: VecDeque::new(),
             log_bytes: Arc::default(),
             waiting: VecDeque::new(),
             done: Vec::new(),
@@ -122,6 +128,8 @@ impl Disk {
         });
         self.log_bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
         self.ring.write(write.get(), slot, offset, block);
+        self.writes.push_back(write);
+        self.note_oldest();
         Ok(())
     }
 
@@ -169,6 +177,8 @@ impl Disk {
                         let path = || self.setup.directory.join(segment.file_name());
                         tape::record(|| Act::WriteDone { path: path(), number });
                     }
+                    // At most as many as the window has: the oldest is usually the first.
+                    self.writes.retain(|started| *started != write);
                     match result {
                         Ok(()) => Input::WriteDone { write },
                         Err(fault) => Input::WriteFailed { write, fault },
@@ -182,6 +192,7 @@ impl Disk {
             inputs.push(input);
         }
         self.done = done;
+        self.note_oldest();
         for _ in 0..self.waiting.len() {
             let Some(wanted) = self.waiting.pop_front() else { break };
             self.read(wanted, inputs);
@@ -193,6 +204,10 @@ impl Disk {
     /// See [`Ring::has_done`].
     pub(super) fn has_done(&mut self) -> bool {
         self.ring.has_done()
+    }
+
+    fn note_oldest(&self) {
+        self.setup.oldest_write.set(self.writes.front().copied());
     }
 
     /// Whether nothing is at the device.
@@ -286,8 +301,10 @@ impl Disk {
         if self.free.is_empty() && !self.close_least_used()? {
             return Ok(false);
         }
-        let slot = self.free.pop().expect("one was freed");
+        let slot = *self.free.last().expect("one was freed");
         self.ring.attach(slot, file.as_raw_fd())?;
+        // Only now: a file that the kernel does not take must not cost a slot.
+        self.free.pop();
         self.segment_of[slot.0 as usize] = segment;
         let used_at = self.operations;
         self.open.insert(segment, Open { slot, _file: file, in_use: 0, used_at });
@@ -366,6 +383,7 @@ mod tests {
                 segment_bytes: SEGMENT_BYTES,
                 begin: Some(temp.path().join("shard-00.begun")),
                 worker: Worker::start("test").unwrap(),
+                oldest_write: Arc::default(),
                 inbox: Arc::new(Inbox::new()),
             };
             let arena = Arena::new(4, 64 << 10);
@@ -459,6 +477,26 @@ mod tests {
         let seen = device.settle();
         assert!(seen[1].contains("read 3") && seen[1].contains("errno: 2"), "{seen:?}");
         assert_eq!(seen[2], "read 2 of 9: Ok(())");
+    }
+
+    #[test]
+    fn a_file_that_the_kernel_does_not_take_costs_no_slot() {
+        let mut device = Device::new();
+        // A mere path cannot be registered; more of them than there are slots.
+        let path_only = || {
+            let mut options = std::fs::OpenOptions::new();
+            std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_PATH);
+            options.read(true).open(".").unwrap()
+        };
+        assert!(device.disk.registered().files, "the kernel registers files");
+        for segment in 0..u64::from(FILES_MAX) + 1 {
+            let refused = device.disk.attach(SegmentNo(segment), path_only());
+            assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EBADF));
+        }
+        device.prepare(1, None);
+        device.write(1, 1, 9);
+        let seen = device.settle();
+        assert_eq!(seen, ["SegmentReady { segment: SegmentNo(1) }", "WriteDone { write: w1 }"]);
     }
 
     #[test]

@@ -23,6 +23,11 @@ pub(super) enum Message {
     Returned { conn: ConnId, returned: Returned },
     /// The node is to stop in good order.
     Drain,
+    /// The watchdog has given the device up.
+    Halt {
+        /// Why, in words.
+        reason: String,
+    },
     /// Another shard of this node has ended, so this one ends too.
     Stop,
 }

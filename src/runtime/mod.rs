@@ -52,6 +52,7 @@ pub mod probe;
 mod ring;
 mod segments;
 mod tape;
+mod watchdog;
 
 mod clock;
 

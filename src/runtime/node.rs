@@ -28,6 +28,7 @@ use super::peers::{Own, port_of};
 use super::pins::Pins;
 use super::recover::{self, Log, may_be_empty};
 use super::segments::{Access, probe_access};
+use super::watchdog::{self, OldestWrite, Watched};
 use super::worker::Worker;
 use super::{clients, clock, flight, peers, place, ring, tape};
 use crate::base::Arena;
@@ -144,7 +145,14 @@ impl Node {
         let cores = place::cores(config.shards, config.pin_cores);
         let (tell_ready, ready) = sync_channel(usize::from(config.shards));
         let mut node = NodeHandle { threads: Vec::new(), inboxes, events, data };
+        let mut watched = Vec::new();
         for ((shard, sockets), core) in sockets.into_iter().zip(cores) {
+            let oldest_write = Arc::new(OldestWrite::default());
+            watched.push(Watched {
+                shard,
+                oldest: Arc::downgrade(&oldest_write),
+                inbox: Arc::clone(&node.inboxes[usize::from(shard.get())]),
+            });
             let setup = Setup {
                 shard,
                 config: Arc::clone(&config),
@@ -159,6 +167,7 @@ impl Node {
                 pins: pins.clone(),
                 files: files.clone(),
                 names: names.clone(),
+                oldest_write: Arc::clone(&oldest_write),
                 inboxes: Arc::clone(&node.inboxes),
                 events: teller.clone(),
             };
@@ -168,7 +177,11 @@ impl Node {
             }
         }
         drop(tell_ready);
-        node.wait_until_ready(&ready)
+        let node = node.wait_until_ready(&ready)?;
+        if let Err(error) = watchdog::start(watched) {
+            return Err(node.give_up(no_thread(error).into()));
+        }
+        Ok(node)
     }
 }
 
@@ -270,6 +283,7 @@ struct Setup {
     pins: Pins,
     files: Worker,
     names: Worker,
+    oldest_write: Arc<OldestWrite>,
     inboxes: Arc<Vec<Arc<Inbox<Message>>>>,
     events: SyncSender<Event>,
 }
@@ -330,6 +344,7 @@ fn boot(setup: Setup) -> Result<(Rc<Core>, Sockets), StartError> {
         segment_bytes: geometry.segment_bytes,
         begin: (!setup.has_begun).then_some(setup.begun_path),
         worker: setup.files,
+        oldest_write: setup.oldest_write,
         inbox: Arc::clone(&setup.inboxes[usize::from(setup.shard.get())]),
     };
     let disk =
