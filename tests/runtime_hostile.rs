@@ -14,7 +14,8 @@ use catamaran::base::Prng;
 use catamaran::model::{
     BootCounter, ClusterId, GroupId, LogIndex, NodeId, NodeUuid, RunId, ShardId,
 };
-use catamaran::wire::client::{Consistency, Hello, Read, encode_hello, encode_read};
+use catamaran::wire::FRAME_HEADER_BYTES;
+use catamaran::wire::client::{Consistency, Hello, Read, encode_append, encode_hello, encode_read};
 use catamaran::wire::peer::{
     HANDSHAKE_FRAME_BYTES, Handshake, Lane, PeerFacts, decode_handshake, encode_hello as peer_hello,
 };
@@ -311,4 +312,78 @@ fn a_peer_that_does_not_answer_a_hello_is_given_up() {
     let after = until_closed(&stream);
     assert!(after > Duration::from_secs(4) && after < Duration::from_secs(8), "{after:?}");
     cluster.stop(0);
+}
+
+/// The whole frames that come until the other side closes.
+fn frames_until_closed(mut stream: &TcpStream) -> usize {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let mut rest = &bytes[..];
+    let mut frames = 0;
+    while !rest.is_empty() {
+        let body = u32::from_le_bytes(rest[8..12].try_into().unwrap());
+        rest = &rest[FRAME_HEADER_BYTES + usize::try_from(body).unwrap()..];
+        frames += 1;
+    }
+    frames
+}
+
+#[test]
+fn a_client_that_has_said_all_still_gets_its_replies() {
+    const APPENDS: u64 = 200;
+    let mut cluster = Cluster::new(1, 2, 2);
+    cluster.start_all();
+    let client = cluster.client();
+    for group in 1..=2 {
+        append(&client, group, "leads");
+    }
+    let mut stream = connect(cluster.configs[0].own_address().client_port_base);
+    let mut requests = client_hello();
+    for correlation in 2..APPENDS + 2 {
+        // One group lives on this shard and the other on the next.
+        let group = GroupId::new(1 + correlation % 2);
+        encode_append(&mut requests, correlation, group, None, &["half"]);
+    }
+    // A frame that will never be whole is not waited for.
+    requests.extend_from_slice(&client_hello()[..30]);
+    stream.write_all(&requests).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let begin = Instant::now();
+    assert_eq!(frames_until_closed(&stream), 1 + usize::try_from(APPENDS).unwrap());
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    let all = read_all(&client, 1).len() + read_all(&client, 2).len();
+    assert_eq!(all, 2 + usize::try_from(APPENDS).unwrap());
+    drop(client);
+    cluster.stop_all();
+}
+
+#[test]
+fn a_client_that_has_said_all_and_does_not_listen_is_cut_off() {
+    let mut cluster = Cluster::new(1, 1, 1);
+    cluster.configs[0].send_queue_bytes = 64 << 20;
+    cluster.start_all();
+    let client = cluster.client();
+    let record = "x".repeat(100_000);
+    for _ in 0..9 {
+        append(&client, 1, &record);
+    }
+    let mut stream = connect(cluster.configs[0].own_address().client_port_base);
+    let mut requests = client_hello();
+    let read =
+        Read { from: LogIndex::new(1), max_bytes: 900_000, consistency: Consistency::Linearizable };
+    for correlation in 2..62 {
+        encode_read(&mut requests, correlation, GroupId::new(1), &read);
+    }
+    stream.write_all(&requests).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    // Twice what the sockets hold waits for it. Its time is ten seconds.
+    std::thread::sleep(Duration::from_millis(11_000));
+    let mut taken = 0;
+    let mut buffer = vec![0; 1 << 20];
+    while let Ok(bytes @ 1..) = stream.read(&mut buffer) {
+        taken += bytes;
+    }
+    assert!(taken < 60 * 700_000, "{taken} bytes: it was waited for");
+    drop(client);
+    cluster.stop_all();
 }

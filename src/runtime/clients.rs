@@ -33,6 +33,8 @@ const PATIENCE: Patience =
 const DEADLINES_EVERY: Duration = Duration::from_millis(250);
 /// A connection that is being closed has this long to take its last replies.
 const CLOSING_DEADLINE: Duration = Duration::from_secs(5);
+/// A client that has said all it will say has this long to be answered and to take the replies.
+const HALF_CLOSED_DEADLINE: Duration = Duration::from_secs(10);
 /// The wait after an accept that failed, for example because no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -45,6 +47,8 @@ struct Client {
     answered: Cell<bool>,
     /// When a stranger, or a connection that is being closed, is cut off.
     deadline: Cell<Moment>,
+    /// It will say nothing more, and waits for what it is owed.
+    half_closed: Cell<bool>,
     /// There is something to flush.
     dirty: Cell<bool>,
     /// In the line of those who wait until the shard has less to do.
@@ -59,6 +63,8 @@ pub(super) struct Overrun;
 pub(super) struct Clients {
     open: RefCell<BTreeMap<ConnId, Rc<Client>>>,
     dirty: RefCell<Vec<Rc<Client>>>,
+    /// Those that are half closed. Usually none.
+    half_closed: RefCell<Vec<ConnId>>,
     last_id: Cell<u64>,
     deadlines_checked: Cell<Moment>,
     /// Bytes delivered since the shard had last taken in everything.
@@ -85,7 +91,7 @@ impl Clients {
     /// Queues a reply; [`Clients::flush`] sends it. A connection that is gone drops it.
     pub(super) fn send(&self, conn: ConnId, frame: Frame, most: usize) -> Result<(), Overrun> {
         let Some(client) = self.get(conn) else { return Ok(()) };
-        if !client.answered.replace(true) {
+        if !client.answered.replace(true) && !client.half_closed.get() {
             client.deadline.set(Moment::NEVER);
         }
         let before = client.link.waiting_bytes();
@@ -215,6 +221,30 @@ impl Clients {
         }
     }
 
+    /// Closes half-closed connections once what `owes` says no is out. Called when the shard has
+    /// taken in everything that came before.
+    pub(super) fn finish_half_closed(&self, owes: impl Fn(ConnId) -> bool) {
+        if self.half_closed.borrow().is_empty() {
+            return;
+        }
+        self.half_closed.borrow_mut().retain(|conn| {
+            let Some(client) = self.get(*conn) else { return false };
+            let is_owed = owes(*conn) && !client.link.is_closed();
+            if !is_owed {
+                client.link.close_after_flush();
+            }
+            is_owed
+        });
+    }
+
+    /// Notes that a client will say nothing more.
+    fn half_close(&self, conn: ConnId, client: &Client) {
+        client.half_closed.set(true);
+        let deadline = clock::now().after(HALF_CLOSED_DEADLINE);
+        client.deadline.set(client.deadline.get().min(deadline));
+        self.half_closed.borrow_mut().push(conn);
+    }
+
     /// Closes all at once.
     pub(super) fn close_all(&self) {
         for client in self.open.borrow().values() {
@@ -260,6 +290,7 @@ impl Clients {
             link,
             held_bytes: Cell::new(0),
             answered: Cell::new(false),
+            half_closed: Cell::new(false),
             deadline: Cell::new(clock::now().after(HANDSHAKE_DEADLINE)),
             dirty: Cell::new(false),
             in_line: Cell::new(false),
@@ -337,7 +368,7 @@ async fn read(core: &Rc<Core>, conn: ConnId, client: &Rc<Client>) {
         // line, or a thousand that speak at once would be too much.
         let size_now = || if core.is_full() { Size::Small } else { size };
         let (bytes, more) = match client.link.receive(&core.buffers, size_now).await {
-            Ok((bytes, _)) if bytes.is_empty() => return,
+            Ok((bytes, _)) if bytes.is_empty() => return await_replies(core, conn, client).await,
             Ok(received) => received,
             Err(_) => return,
         };
@@ -356,5 +387,15 @@ async fn read(core: &Rc<Core>, conn: ConnId, client: &Rc<Client>) {
         if more {
             let_others_run().await;
         }
+    }
+}
+
+/// After the client's last byte: it may have shut down its sending half and still want replies.
+async fn await_replies(core: &Core, conn: ConnId, client: &Client) {
+    core.clients.half_close(conn, client);
+    // The loop looks after each turn; one that finds nothing to do ends the connection at once.
+    core.input(Input::Tick);
+    while !client.link.is_closed() {
+        client.link.room.wait().await;
     }
 }

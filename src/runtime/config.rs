@@ -203,7 +203,6 @@ impl From<&Config> for NodeConfig {
             writes_in_flight: config.wal.writes_in_flight,
             segments_ahead: config.wal.segments_ahead,
             segments_at_start: 0,
-            segments_at_start: 0,
             retention_bytes_per_group: config.retention.bytes_per_group.unwrap_or(0),
             retention_records_per_group: config.retention.records_per_group.unwrap_or(0),
             timing: Timing {

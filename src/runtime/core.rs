@@ -191,6 +191,10 @@ impl Core {
             if !self.config.spin.is_zero() {
                 self.look_on();
             }
+            if self.inputs.borrow().queue.is_empty() {
+                let shard = self.shard.borrow();
+                self.clients.finish_half_closed(|conn| shard.owes_replies(conn));
+            }
             self.call_readers();
             self.after_turns.ring();
             if !self.inputs.borrow().queue.is_empty() {

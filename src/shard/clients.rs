@@ -89,6 +89,11 @@ impl Clients {
         self.list.get_mut(&conn)
     }
 
+    /// Whether it has asked for something that is not answered yet.
+    pub(super) fn owes(&self, conn: ConnId) -> bool {
+        self.list.get(&conn).is_some_and(|connection| connection.unanswered > 0)
+    }
+
     fn dirty(&mut self, conn: ConnId) -> Option<&mut Connection> {
         let connection = self.list.get_mut(&conn)?;
         if !connection.is_dirty {

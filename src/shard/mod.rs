@@ -44,7 +44,7 @@ pub use input::{ClientTroubles, Input, Inputs, IoFault, Lane, PeerFault, ReadSeq
 pub use status::GroupStatus;
 
 use crate::base::{Arena, Moment};
-use crate::model::GroupId;
+use crate::model::{ConnId, GroupId};
 use crate::raft;
 use crate::stats::Counters;
 
@@ -144,6 +144,12 @@ impl Shard {
     /// Whether a peer has not acknowledged everything that was sent to it.
     pub fn awaits_peers(&self) -> bool {
         self.links.iter().any(|link| link.in_flight_bytes > 0)
+    }
+
+    /// Whether a client connection has asked for something that is not answered yet, here or at
+    /// another shard. Exact after a turn that took in everything there was.
+    pub fn owes_replies(&self, conn: ConnId) -> bool {
+        self.clients.owes(conn)
     }
 
     /// The groups that live here, by id.
