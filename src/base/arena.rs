@@ -89,6 +89,8 @@ pub struct Arena {
     extent_bytes: usize,
     /// The extent that is being carved, and how much of it is gone.
     current: Option<(usize, usize)>,
+    /// The same for [`Arena::take_apart`]. Free again as soon as nothing points into it.
+    apart: Option<(usize, usize)>,
     /// Where the search for the next free extent starts; round robin keeps caches honest.
     cursor: usize,
 }
@@ -105,7 +107,7 @@ impl Arena {
         let extents = (0..extents)
             .map(|i| Arc::new(Extent { region: Arc::clone(&region), start: i * extent_bytes }))
             .collect();
-        Self { region, extents, extent_bytes, current: None, cursor: 0 }
+        Self { region, extents, extent_bytes, current: None, apart: None, cursor: 0 }
     }
 
     /// Bytes of one extent, and so the largest block.
@@ -147,6 +149,23 @@ impl Arena {
         if self.free_extents() <= self.extents.len() / 8 { None } else { self.take(bytes) }
     }
 
+    /// Like [`Arena::take_spare`], for what is let go of long before the blocks that are carved at
+    /// the same time: carved from an extent of its own. Between the blocks it would leave holes that
+    /// come free only with the last of them, and a few small blocks would keep a whole arena.
+    pub fn take_apart(&mut self, bytes: usize) -> Option<BlockBuf> {
+        let bytes = bytes.next_multiple_of(BLOCK_ALIGN_BYTES);
+        assert!(bytes <= self.extent_bytes, "{bytes} exceeds an extent of {}", self.extent_bytes);
+        if self.free_extents() <= self.extents.len() / 8 {
+            return None;
+        }
+        let (extent, used) = match self.apart {
+            Some((extent, used)) if used + bytes <= self.extent_bytes => (extent, used),
+            _ => (self.find_free()?, 0),
+        };
+        self.apart = Some((extent, used + bytes));
+        Some(BlockBuf { extent: Arc::clone(&self.extents[extent]), start: used, len: bytes })
+    }
+
     /// Freezes the first `used` bytes of `buf` and takes back what follows them, if nothing was
     /// carved after `buf`.
     pub fn close(&mut self, buf: BlockBuf, used: usize) -> Slice {
@@ -184,19 +203,24 @@ impl Arena {
     pub fn reclaim(&mut self) -> bool {
         let unlent = self.extents.iter_mut().all(|extent| Arc::get_mut(extent).is_some());
         if unlent {
-            (self.current, self.cursor) = (None, 0);
+            (self.current, self.apart, self.cursor) = (None, None, 0);
         }
         unlent
     }
 
     fn find_free(&mut self) -> Option<usize> {
         let extents = self.extents.len();
+        let carved = self.current.map(|(extent, _)| extent);
         for step in 0..extents {
             let i = (self.cursor + step) % extents;
+            if Some(i) == carved {
+                continue;
+            }
             // `get_mut` and not `strong_count`: it synchronises with the drop on another thread,
             // so the last reader's reads come before our writes.
             if Arc::get_mut(&mut self.extents[i]).is_some() {
                 self.cursor = (i + 1) % extents;
+                self.apart = self.apart.filter(|(extent, _)| *extent != i);
                 return Some(i);
             }
         }
@@ -384,6 +408,23 @@ mod tests {
         assert!(arena.reclaim());
         let again = arena.take(4096).expect("empty").freeze(1);
         assert_eq!(again.region_offset(), 0, "it begins where a new one begins");
+    }
+
+    #[test]
+    fn what_is_taken_apart_leaves_no_holes_between_blocks() {
+        let mut arena = Arena::new(16, 16384);
+        let mut blocks = Vec::new();
+        for _ in 0..8 {
+            blocks.push(arena.take(4096).expect("room").freeze(4096));
+            drop(arena.take_apart(16384).expect("room"));
+            drop(arena.take_apart(12288).expect("room"));
+        }
+        // Eight blocks of a quarter of an extent: one extent is full, the other is being carved.
+        assert_eq!(arena.free_extents(), 14);
+        // An extent that was carved for reads and is free serves blocks, and is not carved on.
+        let all: Vec<_> = core::iter::from_fn(|| arena.take(16384)).collect();
+        assert_eq!((all.len(), arena.free_extents()), (14, 0));
+        assert!(arena.take_apart(4096).is_none());
     }
 
     #[test]

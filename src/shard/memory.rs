@@ -38,7 +38,7 @@ pub(super) fn take_for_read_back(arena: &mut Arena, bytes: usize) -> Option<Bloc
     if arena.free_extents() <= kept_from_read_backs(arena.extents()) {
         None
     } else {
-        arena.take_spare(bytes)
+        arena.take_apart(bytes)
     }
 }
 
