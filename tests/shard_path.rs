@@ -116,6 +116,40 @@ fn retention_moves_the_first_index_and_reuses_segments() {
     assert_eq!(quiet, records(1, 500), "the quiet group's record was written forward");
 }
 
+/// A group within its limit that is no longer written may hold most of an old segment. Every later
+/// segment would stay for it, dead, until the disk is full.
+#[test]
+fn a_quiet_group_of_any_size_does_not_keep_the_disk_full() {
+    let retention = RetentionLimits { bytes_per_group: 512 << 10, records_per_group: 0 };
+    let mut world = World::new(SMALL, 2, retention);
+    world.run(1000);
+    for correlation in 1..=18 {
+        world.append(2, correlation, &records(10, 1000));
+        world.run(4);
+    }
+    for correlation in 19..=900 {
+        world.append(1, correlation, &records(10, 1000));
+        world.run(4);
+    }
+    world.run(300);
+    assert_eq!(world.count_done(), 900);
+    for node in &world.nodes {
+        let (files, written) = (node.disk.len(), node.shard.counters().wal_rewritten_bytes);
+        // Twice what is live and four, then four spares, the current one and one ahead.
+        assert!(files < 20, "{files} files of 256 KiB for logs of 512 and 180 KiB");
+        // 9 MiB were appended; the bound is as much again, and there is far less to do.
+        assert!((180_000..4 << 20).contains(&written), "{written} bytes written forward");
+    }
+    let leader = world.leader(2);
+    let mut next = 2;
+    while next < 182 {
+        let page = world.read(leader, 2, next, Consistency::Linearizable);
+        assert!(!page.is_empty() && page.iter().all(|record| record.len() == 1000), "at {next}");
+        next += page.len() as u64;
+    }
+    assert_eq!(next, 182, "the quiet group is whole");
+}
+
 #[test]
 fn a_follower_that_was_away_catches_up_from_the_leaders_device() {
     let mut world = World::new(SMALL, 1, RetentionLimits::default());

@@ -84,8 +84,9 @@ pub fn trim_point(
 ///
 /// `present` are the files there are, `opened_oldest` is the `oldest` of the newest *durable*
 /// opening and `current` the segment being written. Rewritten are old segments of which at most an
-/// eighth is live, so that a byte rewritten gives at least seven back; and only entries up to
-/// `committed` of their group: a batch that is truncated while its copy is on the way would come
+/// eighth is live, so that a byte rewritten gives at least seven back, and any whose log has grown to
+/// more than twice what is live in it ([`is_pinned`]); and only entries up to `committed` of their
+/// group: a batch that is truncated while its copy is on the way would come
 /// back with the copy, and truncate what had replaced it.
 pub fn plan_retention(
     index: &Index,
@@ -135,8 +136,24 @@ fn plan_rewrite(
     let bytes: u64 = rewrite.iter().map(|part| part.bytes).sum();
     let is_small = bytes <= small_remainder_bytes(index.geometry());
     mark!(W13_SMALL_REMAINDER_FOUND if is_small && bytes > 0);
-    if is_small { rewrite } else { Vec::new() }
+    let is_pinned = !is_small && is_pinned(index, oldest, current);
+    mark!(W13_PINNED_SEGMENT_REWRITTEN if is_pinned && bytes > 0);
+    if is_small || is_pinned { rewrite } else { Vec::new() }
 }
+
+/// Whether the oldest segment keeps many later ones that are dead: a group within its limit that is
+/// no longer written would hold every segment since its last batch, and with them fill the disk.
+///
+/// A byte that is rewritten for this comes up again only after the log has grown by as many bytes
+/// as are live, so no more is ever rewritten than is appended.
+fn is_pinned(index: &Index, oldest: SegmentNo, current: SegmentNo) -> bool {
+    let live: u64 = index.logs().flat_map(|log| log.pieces.values()).map(|p| p.bytes).sum();
+    let span = (current.0 - oldest.0) * index.geometry().segment_bytes;
+    span > 2 * live + PINNED_SEGMENTS * index.geometry().segment_bytes
+}
+
+/// Segments that a log may always span, whatever is live in them.
+const PINNED_SEGMENTS: u64 = 4;
 
 /// At most this much live data in a segment is worth rewriting.
 fn small_remainder_bytes(geometry: &Geometry) -> u64 {

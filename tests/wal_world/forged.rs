@@ -228,27 +228,32 @@ fn no_field_of_a_block_is_trusted() {
     assert!(refused > 5_000 && accepted > 100, "{refused} refused, {accepted} accepted");
 }
 
+/// A log of one opening, whose sizes are whatever one likes.
+pub(super) fn opening_of(segment_bytes: u64, window_bytes: u64) -> Disk {
+    let mut arena = Arena::new(1, 64 << 10);
+    let mut builder = BlockBuilder::new(arena.take(4096).expect("one"));
+    let open = SegmentOpen {
+        part: 0,
+        parts: 1,
+        window_bytes,
+        segment_bytes,
+        void: Void::default(),
+        oldest: SegmentNo(0),
+    };
+    builder.push_record(&Record::SegmentOpen(open)).expect("room");
+    let role = BlockRole::SegmentOpen;
+    let (lsn, identity_tag) = (Lsn::ZERO, identity().tag());
+    let mut file =
+        builder.close(Stamp { identity_tag, lsn, durable_lsn: lsn, role }).buf[..4096].to_vec();
+    file.resize(64 << 10, 0);
+    Disk { files: [(SegmentNo(0), file)].into(), ..Disk::default() }
+}
+
 /// A window larger than a segment is no planner's; positions computed with it would overflow.
 #[test]
 fn a_window_that_no_planner_has_is_refused() {
     for window_bytes in [SMALL.segment_bytes, 1 << 62, u64::MAX] {
-        let mut arena = Arena::new(1, 64 << 10);
-        let mut builder = BlockBuilder::new(arena.take(4096).expect("one"));
-        let open = SegmentOpen {
-            part: 0,
-            parts: 1,
-            window_bytes,
-            segment_bytes: SMALL.segment_bytes,
-            void: Void::default(),
-            oldest: SegmentNo(0),
-        };
-        builder.push_record(&Record::SegmentOpen(open)).expect("room");
-        let role = BlockRole::SegmentOpen;
-        let (lsn, identity_tag) = (Lsn::ZERO, identity().tag());
-        let mut file =
-            builder.close(Stamp { identity_tag, lsn, durable_lsn: lsn, role }).buf[..4096].to_vec();
-        file.resize(64 << 10, 0);
-        let disk = Disk { files: [(SegmentNo(0), file)].into(), ..Disk::default() };
+        let disk = opening_of(SMALL.segment_bytes, window_bytes);
         let error = recover(&disk, SMALL, WalMay::NotBeEmpty, identity()).expect_err("forged");
         assert!(matches!(error, RecoverError::Window { .. }), "{error}");
     }

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use super::forged::opening_of;
 use super::wal_world::{Change, Disk, SMALL, World, identity};
 use catamaran::model::GroupId;
 
@@ -100,6 +101,19 @@ fn it_names_the_damage() {
 
     assert_eq!(walcat(&[], temp.path()).0, 2);
     assert_eq!(walcat(&["nowhere"], temp.path()).0, 3);
+}
+
+/// An opening whose checksums hold may still name sizes that no log has.
+#[test]
+fn it_refuses_impossible_sizes() {
+    for segment_bytes in [0, 4096, 5000, 12_288 + 1, u64::MAX] {
+        let temp = tempfile::tempdir().unwrap();
+        lay_out(&opening_of(segment_bytes, 4096), &temp.path().join("n1"));
+        for arguments in [&["n1"][..], &["--verify", "n1"]] {
+            let (code, _, err) = walcat(arguments, temp.path());
+            assert!(code == 4 && err.contains("segments have"), "{segment_bytes}: {code} {err}");
+        }
+    }
 }
 
 #[test]

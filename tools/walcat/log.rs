@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use catamaran::model::limits::BLOCK_BYTES_MAX;
+use catamaran::model::limits::{BLOCK_BYTES_MAX, DEVICE_ALIGN_BYTES};
 use catamaran::model::{ClusterId, NodeUuid, ShardId};
 use catamaran::wal::{
     BlockHeader, Geometry, Identity, Lsn, ReadFault, RecoverError, Recovered, Recovery,
@@ -133,12 +133,21 @@ fn finish(
     let Some((tag, open)) = found else {
         return Err(Failure::Corrupt(format!("{name}: no segment file has a sound opening")));
     };
-    let block_bytes_max = (BLOCK_BYTES_MAX as u64).min(open.segment_bytes / 2);
+    let align = DEVICE_ALIGN_BYTES as u64;
+    if open.segment_bytes < 2 * align || !open.segment_bytes.is_multiple_of(align) {
+        let bytes = open.segment_bytes;
+        return Err(Failure::Corrupt(format!(
+            "{name}: the opening says that segments have {bytes} bytes, which is no whole number of \
+             {align}-byte steps from two on"
+        )));
+    }
+    let half = open.segment_bytes / 2 / align * align;
+    let block_bytes_max = (BLOCK_BYTES_MAX as u64).min(half);
     let in_flight_bytes_max = open.window_bytes.max(block_bytes_max);
     let geometry = Geometry {
         segment_bytes: open.segment_bytes,
         block_bytes_max: u32::try_from(block_bytes_max).expect("at most 1 MiB"),
-        in_flight_bytes_max: in_flight_bytes_max.min(open.segment_bytes - 4096),
+        in_flight_bytes_max: in_flight_bytes_max.min(open.segment_bytes - align),
         writes_in_flight_max: 1,
     };
     Ok(Log { name, files, identity_tag: identity.unwrap_or(tag), geometry })
