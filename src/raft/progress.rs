@@ -233,6 +233,9 @@ impl Progress {
         self.fetching = false;
         self.fetched.clear();
         self.fetched.extend(batches);
+        // The answer to a question from before the window was given up may hold only what the peer
+        // has acknowledged meanwhile. Counted, it would never be acknowledged again.
+        self.drop_fetched();
         self.reads.extend(self.fetched.back().map(|batch| batch.span.last()));
     }
 
