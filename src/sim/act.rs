@@ -144,6 +144,7 @@ impl World {
         let fails = self.chaotic && self.prng.disk.chance(ppm, 1_000_000);
         let core = self.core(at).expect("the caller saw it");
         core.disk.submit(write, segment, offset, (block, checksum))?;
+        core.medium.submitted(write, &facts);
         core.mirror.submitted(write, facts);
         self.queue.after(delay, Event::WriteEnds(at, write, !fails));
         Ok(())
@@ -171,7 +172,7 @@ impl World {
         if !core.mirror.takes_back(segment) {
             fail!(DeviceContract, "{at:?} gives up {segment:?}, which its log needs (W-13)");
         }
-        Ok(())
+        core.gives_up(segment)
     }
 
     /// What a block says, as recovery would read it; its batches are held against the truth.
@@ -189,6 +190,7 @@ impl World {
             Err(error) => fail!(DeviceContract, "{at:?} writes no block at {lsn}: {error}"),
         };
         let mut facts = BlockFacts {
+            segment,
             end: view.end(),
             durable_lsn: view.durable_lsn(),
             is_seal: view.role() == BlockRole::Seal,
@@ -233,6 +235,7 @@ impl World {
         let input = if well {
             core.disk.complete(write, stored)?;
             core.mirror.confirmed(write, now)?;
+            core.medium.confirmed(write);
             Input::WriteDone { write }
         } else {
             self.tally.count(Fault::WriteError);

@@ -11,7 +11,7 @@ use super::mirror::Mirror;
 use super::record::RecordId;
 use super::truth::Truth;
 use super::verdict::{Check, fail};
-use crate::model::{BatchView, GroupId, LogIndex, NodeId, Span, Term};
+use crate::model::{BatchView, EntryId, GroupId, LogIndex, NodeId, Span, Term};
 use crate::wire::client::{AppendReply, ReadReplyView};
 
 /// One replica's memory, as it stands after a turn.
@@ -28,6 +28,8 @@ pub(super) struct ReplicaView<'a> {
     pub(super) commit: LogIndex,
     /// The index its log starts behind.
     pub(super) base: LogIndex,
+    /// The last entry of its log.
+    pub(super) last: EntryId,
     /// The term of the entry at an index behind the base.
     pub(super) term_at: &'a dyn Fn(LogIndex) -> Option<Term>,
     /// The batch at an index, if it is remembered one by one, as the newest are.
@@ -41,6 +43,8 @@ pub(super) struct Watch {
     commit: LogIndex,
     /// The term it led when it was seen last.
     led: Option<Term>,
+    /// What its log ended with.
+    last: EntryId,
     /// Index and term of each batch that it led and had not committed: a leader may commit them
     /// and trim its log in one turn.
     tail: BTreeMap<LogIndex, Term>,
@@ -100,6 +104,7 @@ impl Checker {
             fail!(CommitAgreement, "{node:?} {group:?}: {:?} after {watch:?}", view.commit);
         }
         watch.term = view.term;
+        check_grows(view, watch)?;
         let leads = view.leads.then_some(view.term);
         if leads.is_some() && leads != watch.led {
             self.leads(view)?;
@@ -267,6 +272,20 @@ impl Checker {
         }
         Ok(next)
     }
+}
+
+/// A leader only adds to its log.
+fn check_grows(view: &ReplicaView<'_>, watch: &mut Watch) -> Check {
+    let before = core::mem::replace(&mut watch.last, view.last);
+    if !view.leads || watch.led != Some(view.term) {
+        return Ok(());
+    }
+    let is_there = before.index <= view.base || (view.term_at)(before.index) == Some(before.term);
+    if view.last.index < before.index || !is_there {
+        let (node, group, after) = (view.node, view.group, view.last);
+        fail!(AppendOnly, "{node:?} {group:?} leads, its log ended with {before:?}, now {after:?}");
+    }
+    Ok(())
 }
 
 /// One batch of a read reply: whole, committed, and the very one.

@@ -22,6 +22,8 @@ pub(super) struct BlockFacts {
     pub(super) states: Vec<(GroupId, HardState)>,
     /// Batches in order.
     pub(super) batches: Vec<(GroupId, Span)>,
+    /// Which file it lies in.
+    pub(super) segment: SegmentNo,
     /// The position behind it.
     pub(super) end: Lsn,
     /// What it says is durable.

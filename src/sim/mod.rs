@@ -28,6 +28,7 @@ mod net;
 mod checker;
 mod elections;
 mod history;
+mod medium;
 mod mirror;
 mod promise;
 mod truth;

@@ -13,6 +13,7 @@ use super::clients::CLUSTER;
 use super::conns::CONN_BUDGET_BYTES;
 use super::disk::Disk;
 use super::elections::Seat;
+use super::medium::Medium;
 use super::mirror::{Found, Mirror};
 use super::plan::{Between, Plan};
 use super::verdict::{Check, Failure, Fault, fail};
@@ -80,12 +81,20 @@ pub(super) struct Core {
     pub(super) identity: Identity,
     pub(super) disk: Disk,
     pub(super) mirror: Mirror,
+    pub(super) medium: Medium,
     live: Option<Live>,
     /// The memory of the run before, for the next one: fresh memory is what a boot costs most.
     memory: Option<Arena>,
 }
 
 impl Core {
+    /// A file goes: nothing live may be in it alone (W-13).
+    pub(super) fn gives_up(&mut self, segment: SegmentNo) -> Check {
+        let Some(live) = &self.live else { return Ok(()) };
+        let base_of = |group| live.shard.group(group).map(|raft| raft.base().index);
+        self.medium.gives_up(segment, &self.mirror, base_of)
+    }
+
     /// What is remembered of a replica's part in elections, if the process runs.
     pub(super) fn seat(&self, group: GroupId) -> Option<&Seat> {
         self.live.as_ref()?.seats.get(&group)
@@ -147,6 +156,7 @@ impl Node {
             },
             disk: Disk::new(plan.geometry),
             mirror: Mirror::default(),
+            medium: Medium::default(),
             live: None,
             memory: None,
         };
@@ -310,6 +320,7 @@ impl World {
                 leads: group.role() == RoleName::Leader,
                 commit: group.commit(),
                 base: group.base().index,
+                last: group.last(),
                 term_at: &|index| group.term_at(index),
                 span_at: &|index| group.span_at(index).map(|batch| batch.span),
             };
@@ -478,6 +489,7 @@ impl World {
             let line = format_args!("node {node} shard {shard} cut at {}", cut.lsn);
             self.trace.say(self.queue.now(), line);
         }
+        let mut found = Vec::new();
         for group in &recovered.groups {
             let spans: Vec<Span> = group.spans.iter().map(|(span, _, _)| *span).collect();
             core.mirror.recovered(&Found {
@@ -488,7 +500,9 @@ impl World {
                 spans: &spans,
                 last: group.last.index,
             })?;
+            found.extend(spans.into_iter().map(|span| (group.group, span)));
         }
+        core.medium.recovered(&found, &core.mirror)?;
         core.mirror.spare = recovered.spare.iter().copied().collect();
         self.note("recover", &[node as u64, shard as u64, recovered.end.get()]);
         Ok(Some(recovered))
@@ -512,6 +526,7 @@ impl World {
                 core.memory = Some(live.arena);
             }
             core.mirror.crashed();
+            core.medium.crashed();
             let wreck = core.disk.crash(now, power_loss, &mut self.prng.disk);
             // A shard that had drained before its siblings may have gone on writing for peers, and
             // one that wrote nothing left the torn tail of the run before as it was.

@@ -66,6 +66,8 @@ oracles! {
     ElectionSafety, "election-safety";
     /// One batch per group, term and first index, whoever stores it (Log Matching).
     LogMatching, "log-matching";
+    /// A leader only adds to its log (thesis 3.5, Leader Append-Only).
+    AppendOnly, "append-only";
     /// All replicas commit the same entry at the same index (State Machine Safety).
     CommitAgreement, "commit-agreement";
     /// A new leader holds everything that was committed (Leader Completeness).
@@ -74,6 +76,8 @@ oracles! {
     AckDiscipline, "ack-discipline";
     /// What a device had confirmed is there after every restart.
     Durability, "durability";
+    /// No file is given up while it holds the only copy of something live (W-13).
+    Recycling, "recycling";
     /// What recovery once dropped never comes back.
     Resurrection, "resurrection";
     /// Every acknowledged record stays at its index, once; refused ones never appear.
