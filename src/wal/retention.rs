@@ -85,7 +85,7 @@ pub fn trim_point(
 /// `present` are the files there are, `opened_oldest` is the `oldest` of the newest *durable*
 /// opening and `current` the segment being written. Rewritten are old segments of which at most an
 /// eighth is live, so that a byte rewritten gives at least seven back, and any whose log has grown to
-/// more than twice what is live in it ([`is_pinned`]); and only entries up to `committed` of their
+/// more than twice what is live in it (`is_pinned`); and only entries up to `committed` of their
 /// group: a batch that is truncated while its copy is on the way would come
 /// back with the copy, and truncate what had replaced it.
 pub fn plan_retention(
