@@ -50,14 +50,11 @@ impl Recovery {
             return Err(RecoverError::SegmentBytes { segment, expected_bytes, found_bytes });
         }
         let start = self.geometry.start_of(segment);
-        // A window is smaller than a segment in every geometry; one that claims more would stretch
-        // what counts as in flight, up to positions beyond any arithmetic.
-        let window_fits = opener.open.window_bytes < expected_bytes;
-        let begins = opener.open.void.to == start && opener.open.part == 0;
-        if !begins || !window_fits || opener.open.oldest > segment {
+        if opener.open.void.to != start || opener.open.part != 0 || opener.open.oldest > segment {
             return Err(RecoverError::Sequence { place: self.place(start) });
         }
-        // No planner has such a window, and positions are about to be computed with it.
+        // A window is smaller than a segment in every geometry; one that claims more would stretch
+        // what counts as in flight, up to positions beyond any arithmetic.
         let window_bytes = opener.open.window_bytes;
         if window_bytes >= self.geometry.segment_bytes {
             let place = self.place(start);
