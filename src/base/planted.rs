@@ -156,6 +156,10 @@ bugs! {
         "appends are answered when another one of the group commits";
     C06_LOST_OFFICE_MEANS_NOT_DONE "C-06" "ledger"
         "appends of a lost office are answered \"not done\"";
+    C06_SESSION_LOST_IS_NOT_DONE "C-06" "ledger"
+        "the client library calls an append whose connection was lost not done";
+    C06_SESSION_SENDS_AGAIN "C-06" "ledger"
+        "the client library sends an append again whose connection was lost";
     E01_VOTE_FOR_TWO "E-01" "hard-state"
         "a second candidate of a term gets a vote too";
     E02_LENGTH_BEFORE_TERM "E-02" "leader-completeness"

@@ -61,9 +61,11 @@ impl World {
             for slot in 0..self.audit.stages.len() {
                 self.wake_soon(auditor, slot);
             }
+            self.probe_sessions();
         }
         let done = self.audit.stages.iter().all(|stage| *stage == Stage::Done);
-        Ok(done && self.conns.nobody_waits() && self.laggard()?.is_none())
+        let served = self.sessions.iter().all(|one| one.served && one.is_at_rest());
+        Ok(done && served && self.conns.nobody_waits() && self.laggard()?.is_none())
     }
 
     /// A number that changes with every step towards the end of the audit.
@@ -184,8 +186,11 @@ impl World {
             .collect();
         let laggard = self.laggard().ok().flatten();
         let waits = !self.conns.nobody_waits();
-        let detail =
-            format_args!("open: {open:?}, behind: {laggard:?}, waits: {waits}").to_string();
+        let sessions: Vec<bool> = self.sessions.iter().map(|one| one.served).collect();
+        let detail = format_args!(
+            "open: {open:?}, behind: {laggard:?}, waits: {waits}, sessions: {sessions:?}"
+        )
+        .to_string();
         Failure::new(Oracle::Liveness, format_args!("{detail}"))
     }
 

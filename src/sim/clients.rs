@@ -4,14 +4,15 @@
 //! records, so that a refusal that was not honest shows as a duplicate; one whose outcome is
 //! unknown is never tried again. Requests go to whatever node the client believes to lead, over
 //! any of its shards, and sometimes to another node on purpose. Uses the wire's encoders and
-//! decoders; `client::session` is not simulated yet.
-
-use std::collections::BTreeMap;
+//! decoders and a book-keeping of their own; `sessions` are the shipped client.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 
 use super::checker::Checker;
-use super::conns::Conn;
+use super::conns::{Conn, Owner};
 use super::history::Entry;
 use super::plan::{LoadPlan, Plan};
 use super::record::{RECORD_BYTES_MIN, RecordId};
@@ -68,6 +69,11 @@ impl Asked {
         self.given_up || matches!(self.want, Want::Hello)
     }
 
+    /// A request of a session, which keeps the rest itself.
+    pub(super) fn of_session(client: u32, want: Want) -> Self {
+        Self { client, slot: 0, serial: 0, want, entry: None, given_up: true }
+    }
+
     /// Its place in the history of its log.
     fn entry(&self) -> Entry {
         self.entry.expect("appends and reads have one")
@@ -84,7 +90,8 @@ impl Asked {
     }
 }
 
-fn ids(client: u32, request: u64, count: usize) -> Vec<RecordId> {
+/// The records of a request.
+pub(super) fn ids(client: u32, request: u64, count: usize) -> Vec<RecordId> {
     (0..count as u64).map(|at| RecordId::new(client, request, at)).collect()
 }
 
@@ -127,8 +134,29 @@ impl Client {
         }
     }
 
+    /// The number in its records.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// How many requests it has under way at most.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How long a slot rests before its next request.
+    pub(super) fn think(&mut self) -> Duration {
+        self.load.think.draw(&mut self.prng)
+    }
+
+    /// The number of its next request.
+    pub(super) fn next_request(&mut self) -> u64 {
+        self.next_request += 1;
+        self.next_request - 1
+    }
+
     /// Draws what to ask next.
-    fn draw(
+    pub(super) fn draw(
         &mut self,
         groups: u64,
         checker: &mut Checker,
@@ -144,8 +172,7 @@ impl Client {
                 if self.prng.chance(1, 2) { Consistency::Stale } else { Consistency::Linearizable };
             return Ok(Want::Read { group, from, consistency, must_see: LogIndex::BEFORE_FIRST });
         }
-        let request = self.next_request;
-        self.next_request += 1;
+        let request = self.next_request();
         let count = self.prng.between(1, self.load.records_max + 1);
         let mut room = batch_max;
         let mut sizes = Vec::new();
@@ -174,9 +201,14 @@ impl World {
     }
 
     fn think(&mut self, client: usize, slot: usize) {
-        let one = &mut self.clients[client];
-        let delay = one.load.think.draw(&mut one.prng);
+        let delay = self.clients[client].think();
         self.queue.after(delay, Event::Wake { client, slot });
+    }
+
+    /// The most bytes of records that one request may carry.
+    pub(super) fn batch_bytes_max(&self) -> u64 {
+        let block = u64::from(self.plan.geometry.block_bytes_max);
+        block - block / 16 - BATCH_HEADER_BYTES as u64
     }
 
     /// A slot makes a request, or makes one again that was refused.
@@ -184,8 +216,7 @@ impl World {
         if self.is_auditor(client) {
             return self.on_audit_wake(client, slot);
         }
-        let block = u64::from(self.plan.geometry.block_bytes_max);
-        let batch_max = block - block / 16 - BATCH_HEADER_BYTES as u64;
+        let batch_max = self.batch_bytes_max();
         let one = &mut self.clients[client];
         if one.slots[slot].is_none() {
             if !self.chaotic || self.requests_left == 0 {
@@ -232,7 +263,7 @@ impl World {
     }
 
     fn dial_as(&mut self, client: usize, node: usize, shard: usize) -> u64 {
-        let conn = self.dial(client, node, shard);
+        let conn = self.dial(Owner::Client(client), node, shard);
         let one = &mut self.clients[client];
         one.conns.insert((node, shard), conn);
         let mut frame = Vec::new();
@@ -308,21 +339,23 @@ impl World {
         }
     }
 
-    /// Whole frames that reached a client.
-    pub(super) fn on_client_bytes(&mut self, number: u64) -> Check {
+    /// Bytes that reached a client.
+    pub(super) fn on_client_bytes(&mut self, client: usize, number: u64, bytes: Bytes) -> Check {
+        if let Some(conn) = self.conns.get(number) {
+            conn.assembler.push(bytes);
+        }
         loop {
             let Some(conn) = self.conns.get(number) else { return Ok(()) };
             match conn.assembler.next() {
                 None => return Ok(()),
-                Some(Ok(frame)) => self.on_reply(number, &frame)?,
+                Some(Ok(frame)) => self.on_reply(client, number, &frame)?,
                 Some(Err(error)) => fail!(Protocol, "connection {number}: {error}"),
             }
         }
     }
 
-    fn on_reply(&mut self, number: u64, frame: &InFrame) -> Check {
+    fn on_reply(&mut self, client: usize, number: u64, frame: &InFrame) -> Check {
         let conn = self.conns.get(number).expect("the caller saw it");
-        let client = conn.client;
         let Some(asked) = conn.asked.remove(&frame.header.correlation) else {
             fail!(Protocol, "connection {number}: {:?} answers nothing", frame.header);
         };
@@ -408,17 +441,27 @@ impl World {
         let Refusal::Trimmed { next } = refusal else {
             return allowed_for_read(refusal).map(|()| Answer::Refused);
         };
-        let upto = self.checker.truth(*group)?.committed_upto();
-        let bounded = self.plan.retention_bytes.is_some();
-        if !bounded || next <= *from || upto.next() < next {
-            fail!(Protocol, "{group:?}: a read from {from:?} of {upto:?} is trimmed to {next:?}");
-        }
+        self.check_trimmed(*group, *from, next)?;
         Ok(Answer::Read { next, commit: LogIndex::BEFORE_FIRST })
     }
 
+    /// A read may be told that its place is trimmed if retention is bounded and it is.
+    pub(super) fn check_trimmed(
+        &mut self,
+        group: GroupId,
+        from: LogIndex,
+        next: LogIndex,
+    ) -> Check {
+        let upto = self.checker.truth(group)?.committed_upto();
+        let bounded = self.plan.retention_bytes.is_some();
+        if !bounded || next <= from || upto.next() < next {
+            fail!(Protocol, "{group:?}: a read from {from:?} of {upto:?} is trimmed to {next:?}");
+        }
+        Ok(())
+    }
+
     /// A connection is gone: nobody knows what became of the appends on it.
-    pub(super) fn on_client_gone(&mut self, number: u64, conn: Conn) -> Check {
-        let client = conn.client;
+    pub(super) fn on_client_gone(&mut self, client: usize, number: u64, conn: Conn) -> Check {
         let one = &mut self.clients[client];
         if one.conns.get(&(conn.node, conn.shard)) == Some(&number) {
             one.conns.remove(&(conn.node, conn.shard));
@@ -471,7 +514,7 @@ pub(super) enum Answer {
 }
 
 /// Refusals that a correct append by a correct client may hear.
-fn allowed_for_append(refusal: Refusal) -> Check {
+pub(super) fn allowed_for_append(refusal: Refusal) -> Check {
     match refusal {
         Refusal::NotLeader { .. }
         | Refusal::Busy { .. }
@@ -488,7 +531,7 @@ fn allowed_for_append(refusal: Refusal) -> Check {
 }
 
 /// Refusals that a correct read by a correct client may hear.
-fn allowed_for_read(refusal: Refusal) -> Check {
+pub(super) fn allowed_for_read(refusal: Refusal) -> Check {
     match refusal {
         Refusal::NotLeader { .. }
         | Refusal::Busy { .. }

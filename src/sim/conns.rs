@@ -21,10 +21,19 @@ use crate::wire::{Assembler, FRAME_HEADER_BYTES, FrameHeader};
 /// Bytes of requests that a node takes in from one connection before it gives room back.
 pub(super) const CONN_BUDGET_BYTES: u64 = 256 << 10;
 
+/// Whose a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A client of `clients`.
+    Client(usize),
+    /// A client of `sessions`.
+    Session(usize),
+}
+
 /// One connection.
 pub(super) struct Conn {
     /// Whose.
-    pub(super) client: usize,
+    pub(super) owner: Owner,
     /// The node and shard it goes to.
     pub(super) node: usize,
     pub(super) shard: usize,
@@ -76,13 +85,13 @@ impl Conns {
 
 impl World {
     /// A client dials a shard. Answers the connection's number; bytes may be sent at once.
-    pub(super) fn dial(&mut self, client: usize, node: usize, shard: usize) -> u64 {
+    pub(super) fn dial(&mut self, owner: Owner, node: usize, shard: usize) -> u64 {
         let open = self.queue.now().after(self.plan.net.delay.draw(&mut self.prng.net));
         let conns = &mut self.conns;
         conns.next += 1;
         let number = conns.next;
         let conn = Conn {
-            client,
+            owner,
             node,
             shard,
             at: None,
@@ -101,19 +110,27 @@ impl World {
     }
 
     /// A dialled connection reaches its node, if somebody answers there.
-    pub(super) fn on_conn_opens(&mut self, number: u64) {
-        let Some(conn) = self.conns.get(number).filter(|conn| !conn.broken) else { return };
-        let (node, shard) = (conn.node, conn.shard);
+    pub(super) fn on_conn_opens(&mut self, number: u64) -> Check {
+        let Some(conn) = self.conns.get(number).filter(|conn| !conn.broken) else { return Ok(()) };
+        let (node, shard, owner) = (conn.node, conn.shard, conn.owner);
         if !self.nodes[node].answers() {
-            return self.end_conn(number);
+            self.end_conn(number);
+            return Ok(());
         }
         let at = self.nodes[node].at(shard);
-        let Some(live) = self.nodes[node].live(shard) else { return self.end_conn(number) };
+        let Some(live) = self.nodes[node].live(shard) else {
+            self.end_conn(number);
+            return Ok(());
+        };
         let name = live.next_conn();
         self.conns.by_name.insert((at.node, at.shard, at.boot, name), number);
         self.conns.get(number).expect("seen above").at = Some((at, name));
         self.note("client", &[node as u64, shard as u64, name.get()]);
         self.give(at, Input::ClientOpened { conn: name });
+        match owner {
+            Owner::Client(_) => Ok(()), // It has sent already.
+            Owner::Session(session) => self.on_session_link_up(session, number),
+        }
     }
 
     /// A client sends whole frames.
@@ -220,11 +237,14 @@ impl World {
             return Ok(());
         }
         if let Some(Parcel::Bytes(bytes)) = conn.to_client.pop() {
-            conn.assembler.push(bytes);
             let next = conn.to_client.schedule();
             let closed = conn.closing && next.is_none();
+            let owner = conn.owner;
             self.deliver_at(number, false, next);
-            self.on_client_bytes(number)?;
+            match owner {
+                Owner::Client(client) => self.on_client_bytes(client, number, bytes)?,
+                Owner::Session(session) => self.on_session_bytes(session, number, bytes)?,
+            }
             if closed {
                 self.cut_conn(number);
             }
@@ -282,7 +302,10 @@ impl World {
     /// The client hears of the end.
     pub(super) fn on_conn_ends(&mut self, number: u64) -> Check {
         match self.conns.table.remove(&number) {
-            Some(conn) => self.on_client_gone(number, conn),
+            Some(conn) => match conn.owner {
+                Owner::Client(client) => self.on_client_gone(client, number, conn),
+                Owner::Session(session) => self.on_session_link_down(session, number),
+            },
             None => Ok(()),
         }
     }

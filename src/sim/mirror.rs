@@ -129,6 +129,8 @@ pub(super) struct Mirror {
     pending: BTreeMap<WriteSeq, (BlockFacts, bool)>,
     /// Groups whose log may or may not have been replaced when the process died.
     reset_in_doubt: BTreeSet<GroupId>,
+    /// Batches that were on their way when the process died.
+    in_doubt: BTreeMap<GroupId, Vec<Span>>,
     /// Files that recovery said hold nothing of the log.
     pub(super) spare: BTreeSet<SegmentNo>,
     /// The oldest segment that the newest durable opening of this run needs.
@@ -195,6 +197,9 @@ impl Mirror {
         let pending = core::mem::take(&mut self.pending);
         let resets = pending.values().flat_map(|(facts, _)| &facts.resets);
         self.reset_in_doubt = resets.map(|(group, _, _)| *group).collect();
+        for (group, span) in pending.values().flat_map(|(facts, _)| &facts.batches) {
+            self.in_doubt.entry(*group).or_default().push(*span);
+        }
         self.oldest = None;
         self.witnessed = (Lsn::ZERO, Lsn::ZERO);
     }
@@ -225,17 +230,18 @@ impl Mirror {
             runs: found.runs.clone(),
             runs_upto: dense.previous(),
         };
-        // What was in flight may have replaced a conflicting tail: then the log goes on at or
-        // before the lost batch in a newer term.
+        // What was in flight may have replaced a conflicting tail: a leader of a newer term may
+        // well bring entries of an older term than the ones that go.
+        let in_doubt = self.in_doubt.remove(&group).unwrap_or_default();
         let replaced = |lost: &Span| {
-            let goes_on = now.spans.range(..=lost.last()).next_back();
-            goes_on.is_some_and(|(_, newer)| newer.term > lost.term)
+            let differs = |span: &&Span| span.first <= lost.last() && span.term != lost.term;
+            in_doubt.iter().filter(differs).any(|span| now.holds(*span))
         };
         let lost = before.spans.values().find(|span| !now.holds(**span) && !replaced(span));
         if let Some(lost) = lost
             && !self.reset_in_doubt.contains(&group)
         {
-            fail!(Durability, "{group:?}: recovery lost {lost:?} of {before:?}");
+            fail!(Durability, "{group:?}: recovery lost {lost:?} of {before:?}, found {now:?}");
         }
         self.groups.insert(group, now);
         Ok(())
@@ -341,8 +347,25 @@ mod tests {
         let mut mirror = Mirror::default();
         mirror.submitted(WriteSeq::new(1), batches(&[span(1, 1, 2), span(1, 3, 1)]));
         mirror.confirmed(WriteSeq::new(1), Moment::ZERO).expect("nothing is wrong");
+        mirror.submitted(WriteSeq::new(2), batches(&[span(2, 3, 1), span(2, 4, 1)]));
+        mirror.crashed();
         let spans = [span(1, 1, 2), span(2, 3, 1), span(2, 4, 1)];
         mirror.recovered(&found(&spans)).expect("replaced");
         assert_eq!(mirror.replica(G).expect("known").last(), LogIndex::new(4));
+    }
+
+    #[test]
+    fn only_what_was_in_flight_may_replace_and_its_term_may_be_older() {
+        for in_flight in [true, false] {
+            let mut mirror = Mirror::default();
+            mirror.submitted(WriteSeq::new(1), batches(&[span(1, 1, 2), span(3, 3, 1)]));
+            mirror.confirmed(WriteSeq::new(1), Moment::ZERO).expect("nothing is wrong");
+            if in_flight {
+                mirror.submitted(WriteSeq::new(2), batches(&[span(1, 3, 5)]));
+            }
+            mirror.crashed();
+            let verdict = mirror.recovered(&found(&[span(1, 1, 2), span(1, 3, 5)]));
+            assert_eq!(verdict.is_ok(), in_flight, "{verdict:?}");
+        }
     }
 }

@@ -20,6 +20,7 @@ mod audit;
 mod chaos;
 mod clients;
 mod graphs;
+mod sessions;
 
 mod disk;
 mod lies;

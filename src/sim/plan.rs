@@ -158,6 +158,8 @@ impl ChaosPlan {
 pub struct LoadPlan {
     /// How many clients there are.
     pub clients: u32,
+    /// How many more there are that are `client::session`.
+    pub sessions: u32,
     /// Requests of all clients together; what stays of the run afterwards is quiet.
     pub requests: u64,
     /// Requests one client has under way at once.
@@ -313,6 +315,7 @@ impl Plan {
             },
             load: LoadPlan {
                 clients: 1,
+                sessions: 0,
                 requests: u64::MAX,
                 in_flight: 1,
                 think: Between::millis(20, 100),
@@ -467,6 +470,7 @@ fn draw_load(prng: &mut Prng, geometry: &Geometry) -> LoadPlan {
     let record_bytes_max = *pick(prng, &[64, 400, 2000, u64::from(geometry.block_bytes_max) / 4]);
     LoadPlan {
         clients: *pick(prng, &[1, 2, 4, 8]),
+        sessions: *pick(prng, &[0, 0, 1, 3]),
         requests: *pick(prng, &[100, 500, 2000, 5000]),
         in_flight: *pick(prng, &[1, 4, 16]),
         think: *pick(

@@ -226,6 +226,8 @@ pub struct Summary {
     pub appends_not_done: u64,
     /// Appends whose outcome stayed open, requests.
     pub appends_unknown: u64,
+    /// Requests of sessions that have their outcome.
+    pub session_requests: u64,
     /// Linearizable and stale reads answered with records.
     pub reads: u64,
     /// Restarts of nodes, each with a recovery of all its shards.
@@ -262,6 +264,7 @@ impl Summary {
         self.appends_done += other.appends_done;
         self.appends_not_done += other.appends_not_done;
         self.appends_unknown += other.appends_unknown;
+        self.session_requests += other.session_requests;
         self.reads += other.reads;
         self.recoveries += other.recoveries;
         self.cuts += other.cuts;

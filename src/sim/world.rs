@@ -17,6 +17,7 @@ use super::net::Net;
 use super::node::Node;
 use super::plan::Plan;
 use super::queue::Queue;
+use super::sessions::SessionClient;
 use super::trace::{Sink, Trace};
 use super::verdict::{Failure, Summary, Tally};
 use crate::base::{Moment, Prng};
@@ -66,6 +67,10 @@ pub(super) enum Event {
     Wake { client: usize, slot: usize },
     /// A client's slot has waited long enough for its reply.
     Patience { client: usize, slot: usize, serial: u64 },
+    /// A slot of a session makes a request.
+    SessionWake { session: usize, slot: usize },
+    /// A session hears that time has passed.
+    SessionTick(usize),
     /// A large fault begins or ends.
     Chaos(Chaos),
 }
@@ -89,6 +94,7 @@ pub(super) struct World {
     pub(super) net: Net,
     pub(super) conns: Conns,
     pub(super) clients: Vec<Client>,
+    pub(super) sessions: Vec<SessionClient>,
     pub(super) checker: Checker,
     pub(super) elections: Elections,
     pub(super) audit: Audit,
@@ -157,10 +163,14 @@ impl World {
         let mut clients: Vec<Client> =
             (0..plan.load.clients).map(|id| Client::new(id, plan, root.fork())).collect();
         clients.push(Self::auditor(plan, root.fork()));
+        let nodes_made = (0..nodes).map(|at| Node::new(at, plan, &mut root)).collect();
+        let sessions =
+            (0..plan.load.sessions).map(|at| SessionClient::new(at, plan, root.fork())).collect();
         Self {
             queue: Queue::new(),
             trace: Trace::new(sink),
-            nodes: (0..nodes).map(|at| Node::new(at, plan, &mut root)).collect(),
+            nodes: nodes_made,
+            sessions,
             net: Net::new(nodes, shards),
             conns: Conns::default(),
             clients,
@@ -187,6 +197,7 @@ impl World {
             self.dial_later(link);
         }
         self.start_clients();
+        self.start_sessions();
         self.start_chaos();
         let calm = Moment::ZERO.after(self.plan.chaos.lasts);
         self.run_until(calm)?;
@@ -248,7 +259,7 @@ impl World {
                 self.on_stream_down(at, peer, lane, stream);
             }
             Event::Deliver { link, side, epoch } => self.on_deliver(link, side, epoch),
-            Event::ConnOpens(conn) => self.on_conn_opens(conn),
+            Event::ConnOpens(conn) => self.on_conn_opens(conn)?,
             Event::ConnDelivers { conn, to_node: true } => self.on_conn_delivers_to_node(conn),
             Event::ConnDelivers { conn, to_node: false } => {
                 self.on_conn_delivers_to_client(conn)?;
@@ -256,6 +267,8 @@ impl World {
             Event::ConnEnds(conn) => self.on_conn_ends(conn)?,
             Event::Wake { client, slot } => self.on_wake(client, slot)?,
             Event::Patience { client, slot, serial } => self.on_patience(client, slot, serial),
+            Event::SessionWake { session, slot } => self.on_session_wake(session, slot)?,
+            Event::SessionTick(session) => self.on_session_tick(session)?,
             Event::Chaos(chaos) => self.on_chaos(chaos)?,
         }
         Ok(())

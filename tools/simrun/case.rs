@@ -150,6 +150,8 @@ mirror!(ChaosText of ChaosPlan {
 
 mirror!(LoadText of LoadPlan {
     clients: u32,
+    #[serde(default)]
+    sessions: u32,
     requests: u64,
     in_flight: u32,
     think: Range,

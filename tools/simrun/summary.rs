@@ -23,7 +23,7 @@ pub(crate) fn print(out: &mut impl Write, sum: &Summary, took: Option<Duration>)
     writeln!(out)?;
     write!(out, "appends {} done, ", sum.appends_done)?;
     write!(out, "{} not done, {} unknown; ", sum.appends_not_done, sum.appends_unknown)?;
-    writeln!(out, "{} reads", sum.reads)?;
+    writeln!(out, "{} reads; {} requests of sessions", sum.reads, sum.session_requests)?;
     write!(out, "recoveries {}, torn tails cut {}, ", sum.recoveries, sum.cuts)?;
     write!(out, "segments recycled {}, ", sum.recycles)?;
     writeln!(out, "elections won {}, snapshots {}", sum.elections, sum.installs)?;
@@ -57,6 +57,7 @@ pub(crate) fn json(outcome: &Outcome) -> Value {
         "appends_not_done": sum.appends_not_done,
         "appends_unknown": sum.appends_unknown,
         "reads": sum.reads,
+        "session_requests": sum.session_requests,
         "recoveries": sum.recoveries,
         "torn_tails_cut": sum.cuts,
         "segments_recycled": sum.recycles,

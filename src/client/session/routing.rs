@@ -171,11 +171,12 @@ impl Session {
         let Some(request) = self.requests.get_mut(&id) else { return };
         match (request.kind, request.progress) {
             // It may have happened, it may not: nobody but the caller may try again.
-            (RequestKind::Append, Progress::Sent(_)) => {
-                self.finish(id, Outcome::Unknown(Doubt::ConnectionLost));
+            (RequestKind::Append, Progress::Sent(_)) if !planted!(C06_SESSION_SENDS_AGAIN) => {
+                let unknown = Outcome::Unknown(Doubt::ConnectionLost);
+                let lie = planted!(C06_SESSION_LOST_IS_NOT_DONE);
+                self.finish(id, if lie { Outcome::NotDone(Refusal::TimedOut) } else { unknown });
             }
-            (RequestKind::Read, Progress::Sent(_))
-            | (RequestKind::Append | RequestKind::Read, Progress::Queued) => {
+            (RequestKind::Append | RequestKind::Read, Progress::Sent(_) | Progress::Queued) => {
                 request.attempts += u32::from(request.progress == Progress::Queued);
                 self.on_refusal(now, id, node, Refusal::Unavailable);
             }
