@@ -206,6 +206,10 @@ bugs! {
         "appends are taken in beyond the budget";
     F04_BUDGET_LEAKS "F-04" "liveness"
         "answered appends are not taken off the budget";
+    O04_OLD_IMAGE_LET_IN "O-04" "amnesia"
+        "the boot counter of a peer may go back";
+    O04_STRANGE_DISK_LET_IN "O-04" "amnesia"
+        "a peer may come back with another data directory";
     N06_WINDOW_OUTLIVES_STREAM "N-06" "liveness"
         "what was under way on an ended stream is not sent again";
     N08_BODY_NOT_CHECKED "N-08" "protocol"

@@ -122,7 +122,7 @@ impl World {
     /// leader, and no office changes hands.
     pub(super) fn rests(&mut self) -> Check {
         let (elections, leaders) = (self.summary.elections, self.offices());
-        let alive = self.nodes.iter().filter(|node| !node.refused).count();
+        let alive = self.nodes.iter().filter(|node| !node.is_lost()).count();
         if alive <= self.nodes.len() / 2 {
             return Ok(());
         }
@@ -163,7 +163,7 @@ impl World {
     /// A living replica that has not committed everything that is committed.
     fn laggard(&mut self) -> Result<Option<String>, Failure> {
         for at in 0..self.nodes.len() {
-            if self.nodes[at].refused {
+            if self.nodes[at].is_lost() {
                 continue;
             }
             for group in (1..=self.plan.groups).map(GroupId::new) {

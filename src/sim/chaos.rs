@@ -181,6 +181,9 @@ impl World {
         if self.chaotic && self.plan.chaos.rot.is_some() && self.prng.chaos.chance(1, 3) {
             self.rot(node);
         }
+        if self.chaotic {
+            self.tamper(node);
+        }
         self.boot(node)
     }
 
@@ -360,7 +363,7 @@ impl World {
             self.resume(node, boot);
             // Whoever looks after a cluster restarts a node whose device hangs or whose log reads
             // badly: only a start finds all of the damage.
-            if (hung || self.is_damaged(node)) && self.nodes[node].is_up() {
+            if (hung || self.nodes[node].is_damaged()) && self.nodes[node].is_up() {
                 self.crash(node, false);
             }
             if !self.nodes[node].is_up() && !self.nodes[node].refused {

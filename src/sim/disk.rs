@@ -18,6 +18,7 @@ use crate::wal::{Geometry, SegmentNo};
 /// What a device writes at once or not at all.
 const SECTOR_BYTES: usize = 512;
 /// One segment file: what a crash now would leave for certain.
+#[derive(Clone)]
 pub(super) struct File {
     pub(super) durable: Vec<u8>,
     /// Behind everything submitted since the file got its name: nobody writes twice in one place.
@@ -25,6 +26,7 @@ pub(super) struct File {
 }
 
 /// A write that the device has not confirmed.
+#[derive(Clone)]
 pub(super) struct InFlight {
     pub(super) write: WriteSeq,
     pub(super) segment: SegmentNo,
@@ -35,12 +37,14 @@ pub(super) struct InFlight {
 }
 
 /// A file that is being made.
+#[derive(Clone)]
 struct Preparing {
     segment: SegmentNo,
     recycle: Option<SegmentNo>,
 }
 
 /// A file that was deleted and whose directory entry may come back: the directory was not synced.
+#[derive(Clone)]
 struct Removed {
     segment: SegmentNo,
     file: File,
@@ -48,6 +52,7 @@ struct Removed {
 }
 
 /// A completed write, for choosing what rots.
+#[derive(Clone)]
 pub(super) struct Written {
     pub(super) segment: SegmentNo,
     pub(super) offset: u64,
@@ -70,6 +75,7 @@ pub(super) struct Wreck {
 }
 
 /// One per shard of a node; outlives the process.
+#[derive(Clone)]
 pub(super) struct Disk {
     pub(super) geometry: Geometry,
     pub(super) files: BTreeMap<SegmentNo, File>,

@@ -29,6 +29,7 @@ pub(super) enum Stored {
 }
 
 /// A write that was confirmed and is not where it belongs.
+#[derive(Clone)]
 pub(super) struct Lie {
     pub(super) segment: SegmentNo,
     offset: u64,

@@ -1,8 +1,8 @@
 //! Peer streams: dialling, delivering, resetting.
 //!
 //! One `impl World` block; what a stream is stands in `net`. The lower node dials, both lanes, per
-//! shard, and dials again for as long as both nodes live, as the runtime does. The handshake
-//! itself is the runtime's and is not simulated: a stream comes up between the right nodes.
+//! shard, and dials again for as long as both nodes live, as the runtime does. Whether
+//! they let each other in is `doors`' part.
 
 use bytes::{Bytes, BytesMut};
 
@@ -24,17 +24,18 @@ impl World {
     }
 
     /// Dials: a connection needs both directions and two nodes that answer.
-    pub(super) fn on_connect(&mut self, link: usize, epoch: u64) {
+    pub(super) fn on_connect(&mut self, link: usize, epoch: u64) -> Check {
         let found = self.net.link(link);
         if found.epoch != epoch {
-            return;
+            return Ok(());
         }
         let [low, high] = found.nodes;
         let reachable = [low, high].iter().all(|node| self.nodes[*node].answers())
             && !self.net.is_cut(low, high)
             && !self.net.is_cut(high, low);
-        if !reachable {
-            return self.dial_later(link);
+        if !reachable || !self.shakes(link)? {
+            self.dial_later(link);
+            return Ok(());
         }
         let now = self.queue.now();
         let mut ups = [Moment::ZERO; 2];
@@ -49,6 +50,7 @@ impl World {
         for (side, up) in ups.into_iter().enumerate() {
             self.queue.at(up, Event::StreamUp { link, side, epoch });
         }
+        Ok(())
     }
 
     /// An end of a new stream may use it.

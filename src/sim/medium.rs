@@ -12,7 +12,7 @@ use crate::model::{GroupId, LogIndex, Span, Term, WriteSeq};
 use crate::wal::SegmentNo;
 
 /// One per shard of a node; outlives the process, as the device does.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Medium {
     /// Submitted; `true`: confirmed, but something before it is not, and a recovery that finds a
     /// hole there discards this as well.

@@ -122,7 +122,7 @@ impl Replica {
 }
 
 /// One per shard of a node; outlives the process, as the device does.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Mirror {
     groups: BTreeMap<GroupId, Replica>,
     /// Submitted and not yet in force; `true`: confirmed, but something before it is not.

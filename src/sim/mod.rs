@@ -14,6 +14,7 @@ mod act;
 mod node;
 
 mod conns;
+mod doors;
 mod links;
 
 mod audit;

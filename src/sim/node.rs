@@ -12,6 +12,7 @@ use super::checker::{ReplicaView, Watch};
 use super::clients::CLUSTER;
 use super::conns::CONN_BUDGET_BYTES;
 use super::disk::Disk;
+use super::doors::{Attic, Door};
 use super::elections::Seat;
 use super::medium::Medium;
 use super::mirror::{Found, Mirror};
@@ -19,9 +20,7 @@ use super::plan::{Between, Plan};
 use super::verdict::{Check, Failure, Fault, fail};
 use super::world::{At, Event, World, node_id};
 use crate::base::{Arena, BlockBuf, Moment, Prng};
-use crate::model::{
-    BootCounter, ConnId, GroupId, LogIndex, NodeId, NodeUuid, ShardId, Span, StreamId,
-};
+use crate::model::{ConnId, GroupId, LogIndex, NodeId, ShardId, Span, StreamId};
 use crate::raft::{self, RoleName, Timing};
 use crate::shard::{
     Effect, Effects, Input, Inputs, NodeAddress, ReadSeq, RetentionLimits, Shard, ShardConfig,
@@ -123,6 +122,12 @@ pub(super) struct Node {
     pub(super) refused: bool,
     /// Its stored bytes are not what was written, so that recovery may refuse.
     damaged: bool,
+    /// It came back with another disk: nobody may let it in.
+    pub(super) is_outsider: bool,
+    /// What its data directory says of itself and of the others.
+    pub(super) door: Door,
+    /// An old image of its disk.
+    pub(super) attic: Option<Attic>,
     /// A device of it answered with an error in this run: it must stop.
     pub(super) device_failed: bool,
     /// Shards that were asked to drain and have not.
@@ -146,14 +151,9 @@ pub(super) struct Node {
 impl Node {
     /// A freshly formatted node at `place`, not started yet.
     pub(super) fn new(place: usize, plan: &Plan, prng: &mut Prng) -> Self {
-        let mut uuid = [0; 16];
-        uuid[..8].copy_from_slice(&prng.next_u64().to_le_bytes());
+        let door = Door::format(prng);
         let core = |shard: u16| Core {
-            identity: Identity {
-                cluster: CLUSTER,
-                node: NodeUuid::new(uuid),
-                shard: ShardId::new(shard),
-            },
+            identity: Identity { cluster: CLUSTER, node: door.uuid(), shard: ShardId::new(shard) },
             disk: Disk::new(plan.geometry),
             mirror: Mirror::default(),
             medium: Medium::default(),
@@ -167,6 +167,8 @@ impl Node {
             paused: false,
             refused: false,
             damaged: false,
+            is_outsider: false,
+            attic: None,
             device_failed: false,
             undrained: 0,
             sealed: false,
@@ -179,7 +181,18 @@ impl Node {
             clock_offset_nanos: (1 << 40) + prng.below(1 << 40),
             clock_ppm: prng.below(plan.clock_drift_ppm + 1),
             cores: (0..plan.shards).map(core).collect(),
+            door,
         }
+    }
+
+    /// Whether its stored bytes are not what was written.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    /// Whether the healed cluster has to do without it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.refused || self.is_outsider
     }
 
     /// Whether its process runs, paused or not.
@@ -335,7 +348,8 @@ impl World {
             result = self.elections.turn(who, group, seat, mirror);
             if result.is_ok() {
                 let lies = self.plan.disk.lost_ppm + self.plan.disk.misdirected_ppm > 0;
-                let is_kept = !lies && self.plan.chaos.rot.is_none();
+                let chaos = &self.plan.chaos;
+                let is_kept = !lies && chaos.rot.is_none() && chaos.new_disk_percent == 0;
                 result = check_durable(node_id(at.node), group, mirror, is_kept);
             }
             if result.is_err() {
@@ -371,6 +385,7 @@ impl World {
 
     /// Starts a node: recovers every shard's log and boots the shards.
     pub(super) fn boot(&mut self, node: usize) -> Check {
+        self.nodes[node].rolls_back();
         let mut recovered = Vec::new();
         for shard in 0..self.nodes[node].cores.len() {
             match self.recover(node, shard)? {
@@ -386,6 +401,7 @@ impl World {
         let one = &mut self.nodes[node];
         one.sealed = false;
         one.boot += 1;
+        one.door.starts(node, one.boot);
         one.up = true;
         self.summary.recoveries += u64::from(one.boot > 1);
         let boot = one.boot;
@@ -435,7 +451,7 @@ impl World {
             cluster: identity.cluster,
             node: node_id(node),
             uuid: identity.node,
-            boot: BootCounter::new(self.nodes[node].boot),
+            boot: self.nodes[node].door.boot(),
             shard: identity.shard,
             shard_count: plan.shards,
             nodes: (0..self.nodes.len()).map(address).collect(),
@@ -557,11 +573,6 @@ impl World {
         self.nodes[node].damaged = true;
         self.tally.count(fault);
         self.note("damage", &[node as u64, fault as u64]);
-    }
-
-    /// Whether a node's stored bytes are not what was written.
-    pub(super) fn is_damaged(&self, node: usize) -> bool {
-        self.nodes[node].damaged
     }
 
     /// Changes a stored bit of a node, if it may be damaged.

@@ -105,6 +105,8 @@ pub struct ChaosPlan {
     pub blackout_percent: u64,
     /// Of a hundred crashes of one node, so many are asked for: the process drains first.
     pub drain_percent: u64,
+    /// Of a hundred restarts, so many find another disk, until a minority has.
+    pub new_disk_percent: u64,
     /// One node, or one directed link, cannot be reached.
     pub cut: Option<Recurring>,
     /// Of a hundred cuts, so many are of one direction only.
@@ -138,6 +140,7 @@ impl ChaosPlan {
             power_loss_percent: 0,
             blackout_percent: 0,
             drain_percent: 0,
+            new_disk_percent: 0,
             cut: None,
             one_way_percent: 0,
             pause: None,
@@ -452,6 +455,7 @@ fn draw_chaos(prng: &mut Prng, nodes: u16) -> ChaosPlan {
         power_loss_percent: *pick(prng, &[50, 100]),
         blackout_percent: *pick(prng, &[0, 10, 50]),
         drain_percent: *pick(prng, &[0, 0, 30]),
+        new_disk_percent: *pick(prng, &[0, 0, 0, 0, 0, 40]),
         cut,
         one_way_percent: *pick(prng, &[0, 50, 100]),
         pause,

@@ -177,6 +177,12 @@ faults! {
     Freeze, "freeze";
     /// The turns of a node took long for a while.
     SlowCore, "slow_core";
+    /// A node came back with an empty disk.
+    WipedDisk, "wiped_disk";
+    /// A node came back with an old image of its disk.
+    RestoredDisk, "restored_disk";
+    /// A node that had lost its disk was not let in.
+    TurnedAway, "turned_away";
 }
 
 /// How often each fault happened.

@@ -253,7 +253,7 @@ impl World {
             Event::WriteEnds(at, write, well) => self.on_write_ends(at, write, well)?,
             Event::ReadEnds(at, read, well) => self.on_read_ends(at, read, well),
             Event::SegmentMade(at, segment, well) => self.on_segment_made(at, segment, well),
-            Event::Connect { link, epoch } => self.on_connect(link, epoch),
+            Event::Connect { link, epoch } => self.on_connect(link, epoch)?,
             Event::StreamUp { link, side, epoch } => self.on_stream_up(link, side, epoch),
             Event::StreamDown { at, peer, lane, stream } => {
                 self.on_stream_down(at, peer, lane, stream);

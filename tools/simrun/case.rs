@@ -134,6 +134,8 @@ mirror!(ChaosText of ChaosPlan {
     power_loss_percent: u64,
     blackout_percent: u64,
     drain_percent: u64,
+    #[serde(default)]
+    new_disk_percent: u64,
     one_way_percent: u64,
     crash: Option<RecurringText>,
     cut: Option<RecurringText>,

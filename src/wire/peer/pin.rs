@@ -34,10 +34,10 @@ impl Pin {
     /// # Errors
     /// [`HandshakeError::Uuid`], [`HandshakeError::Boot`] or [`HandshakeError::Run`].
     pub fn check(&self, shown: &Self) -> Result<(), HandshakeError> {
-        if shown.uuid != self.uuid {
+        if shown.uuid != self.uuid && !planted!(O04_STRANGE_DISK_LET_IN) {
             return Err(HandshakeError::Uuid { found: shown.uuid });
         }
-        if shown.boot < self.boot {
+        if shown.boot < self.boot && !planted!(O04_OLD_IMAGE_LET_IN) {
             return Err(HandshakeError::Boot { pinned: self.boot, found: shown.boot });
         }
         if shown.boot == self.boot && shown.run != self.run {
