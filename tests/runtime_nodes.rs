@@ -88,6 +88,27 @@ fn three_nodes_replicate_and_come_back_with_what_they_had() {
 }
 
 #[test]
+fn nothing_touches_the_directory_of_a_node_that_was_joined() {
+    let mut cluster = Cluster::new(1, 1, 1);
+    let directory = cluster.configs[0].data_dir.join("shard-00");
+    let names = || {
+        let entries = std::fs::read_dir(&directory).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    for _ in 0..5 {
+        // A start makes segments ahead: it ends in the middle of that.
+        cluster.start(0);
+        cluster.stop(0);
+        let before = names();
+        assert!(!before.iter().any(|name| name.to_string_lossy().ends_with(".new")), "{before:?}");
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(before, names());
+    }
+}
+
+#[test]
 fn a_copy_that_is_one_start_old_is_refused_and_the_original_is_not() {
     let mut cluster = Cluster::new(3, 1, 1);
     let pinned = |cluster: &Cluster, boot: u64| {

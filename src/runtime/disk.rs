@@ -232,12 +232,15 @@ impl Disk {
             recycle,
             segment_bytes: self.setup.segment_bytes,
             log_bytes: Arc::clone(&self.log_bytes),
+            stopping: self.setup.worker.stopping(),
         };
         let inbox = Arc::clone(&self.setup.inbox);
         let job = move || {
             let mut message = Message::Prepared { segment, result: preparation.run() };
-            // An inbox that stays full belongs to a shard that has stopped; a busy one drains.
-            while let Err(back) = inbox.push(message) {
+            // A busy inbox drains; one that stays full belongs to a shard that has stopped.
+            while let Err(back) = inbox.push(message)
+                && !preparation.stopping.is_set()
+            {
                 message = back;
                 std::thread::yield_now();
             }
@@ -382,7 +385,7 @@ mod tests {
                 access: Access::Direct,
                 segment_bytes: SEGMENT_BYTES,
                 begin: Some(temp.path().join("shard-00.begun")),
-                worker: Worker::start("test").unwrap(),
+                worker: Worker::start("test").unwrap().worker(),
                 oldest_write: Arc::default(),
                 inbox: Arc::new(Inbox::new()),
             };

@@ -29,7 +29,7 @@ use super::pins::Pins;
 use super::recover::{self, Log, may_be_empty};
 use super::segments::{Access, probe_access};
 use super::watchdog::{self, OldestWrite, Watched};
-use super::worker::Worker;
+use super::worker::{Worker, WorkerThread};
 use super::{clients, clock, flight, peers, place, ring, tape};
 use crate::base::Arena;
 use crate::model::limits::BLOCK_BYTES_MAX;
@@ -67,6 +67,7 @@ pub struct NodeHandle {
     threads: Vec<(ShardId, ShardThread)>,
     inboxes: Arc<Vec<Arc<Inbox<Message>>>>,
     events: Receiver<Event>,
+    files: WorkerThread,
     data: DataDir,
 }
 
@@ -133,7 +134,7 @@ impl Node {
             |error: std::io::Error| EnvironmentError::NoThread { error: error.to_string() };
         let files = Worker::start("files").map_err(no_thread)?;
         let names = Worker::start("names").map_err(no_thread)?;
-        let pins = Pins::open(data.path(), files.clone())?;
+        let pins = Pins::open(data.path(), files.worker())?;
         let config = Arc::new(config);
         let inboxes: Arc<Vec<_>> =
             Arc::new((0..config.shards).map(|_| Arc::new(Inbox::new())).collect());
@@ -144,7 +145,7 @@ impl Node {
         }
         let cores = place::cores(config.shards, config.pin_cores);
         let (tell_ready, ready) = sync_channel(usize::from(config.shards));
-        let mut node = NodeHandle { threads: Vec::new(), inboxes, events, data };
+        let mut node = NodeHandle { threads: Vec::new(), inboxes, events, files, data };
         let mut watched = Vec::new();
         for ((shard, sockets), core) in sockets.into_iter().zip(cores) {
             let oldest_write = Arc::new(OldestWrite::default());
@@ -165,8 +166,8 @@ impl Node {
                 boot: node.data.boot(),
                 run: node.data.run(),
                 pins: pins.clone(),
-                files: files.clone(),
-                names: names.clone(),
+                files: node.files.worker(),
+                names: names.worker(),
                 oldest_write: Arc::clone(&oldest_write),
                 inboxes: Arc::clone(&node.inboxes),
                 events: teller.clone(),
@@ -217,6 +218,7 @@ impl NodeHandle {
                 *error = cause.to_string();
             }
         }
+        self.files.stop();
         error
     }
 
@@ -264,6 +266,8 @@ impl NodeHandle {
                 let _ = inbox.push(if outcome.is_ok() { Message::Drain } else { Message::Stop });
             }
         }
+        // Before the lock goes with `data`: whoever opens the directory next has it for itself.
+        self.files.stop();
         outcome
     }
 }

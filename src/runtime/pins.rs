@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn what_was_learnt_survives_and_never_goes_backwards() {
         let temp = tempfile::tempdir().unwrap();
-        let open = || Pins::open(temp.path(), Worker::start("test").unwrap()).unwrap();
+        let open = || Pins::open(temp.path(), Worker::start("test").unwrap().worker()).unwrap();
         let node = NodeId::new(2);
         let pin = |uuid, boot, run| Pin {
             uuid: NodeUuid::new([uuid; 16]),
@@ -179,7 +179,7 @@ mod tests {
     fn a_damaged_file_is_refused() {
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join(FILE_NAME), "peers = 5").unwrap();
-        let worker = Worker::start("test").unwrap();
+        let worker = Worker::start("test").unwrap().worker();
         assert!(matches!(Pins::open(temp.path(), worker), Err(DataDirError::Damaged { .. })));
     }
 }

@@ -17,6 +17,7 @@ use super::clock;
 use super::error::{EnvironmentError, ExitCode};
 use super::ring::{Completion, FileSlot, Ring};
 use super::segments::{self, Access, Preparation, probe_access};
+use super::worker::Stopping;
 use crate::base::{Arena, Slice};
 use crate::model::limits::{BLOCK_BYTES_MAX, DEVICE_ALIGN_BYTES};
 use crate::shard::IoFault;
@@ -218,6 +219,7 @@ fn write(
         recycle: None,
         segment_bytes: FILE_BYTES,
         log_bytes: std::sync::Arc::default(),
+        stopping: Stopping::default(),
     };
     let file = preparation.run().map_err(|fault| error_of(&fault));
     let ready = file.and_then(|file| {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::datadir::sync_directory;
 use super::error::EnvironmentError;
 use super::tape::{self, Act};
+use super::worker::Stopping;
 use crate::base::Arena;
 use crate::model::limits::DEVICE_ALIGN_BYTES;
 use crate::shard::IoFault;
@@ -141,6 +142,8 @@ pub(super) struct Preparation {
     pub(super) segment_bytes: u64,
     /// How much log the shard has written so far.
     pub(super) log_bytes: Arc<AtomicU64>,
+    /// Whether the node is ending, and nobody wants the segment any more.
+    pub(super) stopping: Stopping,
 }
 
 impl Preparation {
@@ -197,6 +200,9 @@ impl Preparation {
         let start = self.log_bytes.load(Ordering::Relaxed);
         let mut done = 0;
         while done < self.segment_bytes {
+            if self.stopping.is_set() {
+                return Err(io::Error::from(io::ErrorKind::Interrupted));
+            }
             self.let_the_log_go_first(done, start);
             let left = self.segment_bytes - done;
             let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(chunk);
@@ -271,6 +277,7 @@ mod tests {
             recycle: recycle.map(SegmentNo),
             segment_bytes: 256 << 10,
             log_bytes: Arc::default(),
+            stopping: Stopping::default(),
         }
     }
 

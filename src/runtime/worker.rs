@@ -2,12 +2,14 @@
 //!
 //! Apart because a shard never waits for a file system or a resolver (I-12). A node has two: one
 //! for files and one for names, so that a slow resolver cannot delay a segment. Results travel
-//! back through an inbox or a [`oneshot`]. Does not: know what the jobs are.
+//! back through an inbox or a [`oneshot`]. What works on files is joined before its node says that the
+//! directory is free. Does not: know what the jobs are.
 
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -18,34 +20,78 @@ const JOBS_WAITING_MAX: usize = 1024;
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The way to hand a job to the thread. The thread ends when the last of these is dropped and
-/// what was asked for is done.
+/// what was asked for is done, or when it is [stopped](WorkerThread::stop).
 #[derive(Clone)]
 pub(super) struct Worker {
     jobs: SyncSender<Job>,
+    stopping: Stopping,
 }
 
-/// There are too many jobs already.
+/// Whether a worker is to end: a job that takes long looks at it now and then, and gives up.
+#[derive(Clone, Default)]
+pub(super) struct Stopping(Arc<AtomicBool>);
+
+impl Stopping {
+    /// Whether it is.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The thread itself.
+pub(super) struct WorkerThread {
+    worker: Worker,
+    thread: thread::JoinHandle<()>,
+}
+
+/// There are too many jobs already, or the thread was stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Overloaded;
 
 impl Worker {
     /// Starts the thread.
-    pub(super) fn start(name: &str) -> io::Result<Self> {
+    pub(super) fn start(name: &str) -> io::Result<WorkerThread> {
         let (jobs, waiting) = sync_channel::<Job>(JOBS_WAITING_MAX);
-        thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let worker = Self { jobs, stopping: Stopping::default() };
+        let stopping = worker.stopping.clone();
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             for job in waiting {
+                if stopping.is_set() {
+                    return;
+                }
                 job();
             }
         })?;
-        Ok(Self { jobs })
+        Ok(WorkerThread { worker, thread })
+    }
+
+    /// What a job that takes long looks at.
+    pub(super) fn stopping(&self) -> Stopping {
+        self.stopping.clone()
     }
 
     /// Runs `job` after those already waiting. Never blocks.
     pub(super) fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), Overloaded> {
         self.jobs.try_send(Box::new(job)).map_err(|error| match error {
-            TrySendError::Full(_) => Overloaded,
-            TrySendError::Disconnected(_) => unreachable!("the thread outlives its senders"),
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => Overloaded,
         })
+    }
+}
+
+impl WorkerThread {
+    /// The way to hand jobs to it.
+    pub(super) fn worker(&self) -> Worker {
+        self.worker.clone()
+    }
+
+    /// Ends the thread: jobs that wait are dropped, the one that runs is finished or gives up.
+    /// Nothing it does comes after this call.
+    pub(super) fn stop(self) {
+        self.worker.stopping.0.store(true, Ordering::Release);
+        // Wakes it if it has nothing to do; if its queue is full it is awake.
+        let _ = self.worker.submit(|| ());
+        // A job that panicked has told so.
+        let _ = self.thread.join();
     }
 }
 
@@ -117,7 +163,7 @@ mod tests {
 
     #[test]
     fn jobs_run_in_order_and_too_many_are_refused() {
-        let worker = Worker::start("test").unwrap();
+        let worker = Worker::start("test").unwrap().worker();
         let (go, gate) = channel::<()>();
         let (tell, told) = channel();
         worker.submit(move || gate.recv().unwrap()).unwrap();
@@ -131,6 +177,30 @@ mod tests {
         assert!((JOBS_WAITING_MAX - 1..=JOBS_WAITING_MAX).contains(&accepted));
         go.send(()).unwrap();
         assert!((0..accepted).all(|n| told.recv().unwrap() == n));
+    }
+
+    #[test]
+    fn a_stopped_worker_finishes_one_job_and_drops_the_rest() {
+        let thread = Worker::start("test").unwrap();
+        let worker = thread.worker();
+        let (started, runs) = channel();
+        let (tell, told) = channel();
+        let stopping = worker.stopping();
+        let first = tell.clone();
+        worker
+            .submit(move || {
+                started.send(()).unwrap();
+                while !stopping.is_set() {
+                    thread::yield_now();
+                }
+                first.send(1).unwrap();
+            })
+            .unwrap();
+        worker.submit(move || tell.send(2).unwrap()).unwrap();
+        runs.recv().unwrap();
+        thread.stop();
+        assert_eq!(told.iter().collect::<Vec<_>>(), [1]);
+        assert_eq!(worker.submit(|| ()), Err(Overloaded));
     }
 
     #[test]
