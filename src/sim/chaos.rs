@@ -7,7 +7,7 @@
 use core::time::Duration;
 
 use super::node::SUPERVISOR;
-use super::plan::Recurring;
+use super::plan::{Between, Recurring};
 use super::verdict::{Check, Fault};
 use super::world::{Event, World};
 use crate::base::Moment;
@@ -16,6 +16,9 @@ use crate::shard::Input;
 /// How long a node that was asked to stop gets.
 const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
 
+/// How soon after its start a node loses its power again.
+const STUMBLES_WITHIN: Between = Between::micros(100, 6000);
+
 /// A large fault begins or ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Chaos {
@@ -23,6 +26,8 @@ pub(super) enum Chaos {
     Crash,
     /// A node that was asked to stop has not, and is killed.
     Lost { node: usize, boot: u64 },
+    /// A node that was just started loses its power.
+    Stumble { node: usize, boot: u64 },
     /// A dead node is started.
     Restart { node: usize, boot: u64 },
     /// A node or a directed link is cut off.
@@ -94,6 +99,7 @@ impl World {
         match chaos {
             Chaos::Restart { node, boot } => self.on_restart(node, boot)?,
             Chaos::Lost { node, boot } => self.on_lost(node, boot),
+            Chaos::Stumble { node, boot } => self.stumble(node, boot),
             Chaos::Uncut(cut) => self.uncut(cut),
             Chaos::Resume { node, boot } => self.resume(node, boot),
             Chaos::Crash
@@ -184,7 +190,22 @@ impl World {
         if self.chaotic {
             self.tamper(node);
         }
-        self.boot(node)
+        self.boot(node)?;
+        if self.chaotic && self.prng.chaos.chance(self.plan.chaos.stumble_percent, 100) {
+            let after = STUMBLES_WITHIN.draw(&mut self.prng.chaos);
+            let boot = self.nodes[node].boot;
+            self.queue.after(after, Event::Chaos(Chaos::Stumble { node, boot }));
+        }
+        Ok(())
+    }
+
+    /// So soon that its first opening is on its way to the device.
+    fn stumble(&mut self, node: usize, boot: u64) {
+        if self.chaotic && self.nodes[node].boot == boot && self.nodes[node].is_up() {
+            self.tally.count(Fault::Stumble);
+            self.crash(node, true);
+            self.restart_after(node, SUPERVISOR);
+        }
     }
 
     fn begin_cut(&mut self) {

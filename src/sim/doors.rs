@@ -4,8 +4,9 @@
 //! has noted of the others, as durably as the runtime notes it. A node may lose its disk, or get an
 //! old image of it: from then on it is an outsider. It starts, it dials, and no one may ever let it
 //! in, for it would deny what it once promised (O-03, O-04, H-05). The rest of the cluster goes on
-//! without it. Does not: put another node's disk in (a data directory names its node, and `runtime`
-//! refuses a strange one before any log is read).
+//! without it. Or one shard's log is gone, or is that of another node: recovery must refuse it. Does
+//! not: exchange whole data directories (each names its node, and `runtime` refuses a strange one
+//! before any log is read).
 
 use std::collections::BTreeMap;
 
@@ -161,22 +162,57 @@ impl World {
             return;
         }
         let now = self.prng.chaos.chance(percent, 100);
-        let old = self.prng.chaos.chance(1, 2);
+        let kind = self.prng.chaos.below(4);
         let seed = self.prng.chaos.next_u64();
         if now && self.may_damage(node) {
             // Whoever has never met it could not tell.
             let seen = self.least_seen(node);
             let one = &mut self.nodes[node];
             let known = seen.is_some_and(|boot| one.attic_boot().is_some_and(|old| old < boot));
-            if old && known {
-                return self.is_out(node, Fault::RestoredDisk); // `rolls_back` puts it there.
-            }
-            if !old && seen.is_some() {
-                one.wipe(&self.plan, &mut Prng::new(seed));
-                return self.is_out(node, Fault::WipedDisk);
+            match kind {
+                // `rolls_back` puts it there.
+                0 if known => return self.is_out(node, Fault::RestoredDisk),
+                1 if seen.is_some() => {
+                    one.wipe(&self.plan, &mut Prng::new(seed));
+                    return self.is_out(node, Fault::WipedDisk);
+                }
+                2 => return self.loses_log(node, &mut Prng::new(seed)),
+                3 => return self.gets_log_of_another(node, &mut Prng::new(seed)),
+                _ => (),
             }
         }
         self.nodes[node].keep_image();
+    }
+
+    /// The log of one shard is gone; the directory says that there was one (W-17).
+    fn loses_log(&mut self, node: usize, prng: &mut Prng) {
+        let core = self.any_core(node, prng);
+        if core.mirror.is_in_use() {
+            core.disk = Disk::new(core.disk.geometry);
+            self.damage(node, Fault::LostLog);
+        }
+    }
+
+    /// One shard finds the log that another node's has (W-02).
+    fn gets_log_of_another(&mut self, node: usize, prng: &mut Prng) {
+        let other = prng.below(self.nodes.len() as u64 - 1);
+        let other = usize::try_from(other).expect("few");
+        let other = other + usize::from(node <= other);
+        let now = self.queue.now();
+        let shard = prng.below(u64::from(self.plan.shards));
+        let shard = usize::try_from(shard).expect("few");
+        let mut disk = self.nodes[other].cores[shard].disk.clone();
+        disk.crash(now, false, prng);
+        let core = &mut self.nodes[node].cores[shard];
+        if core.mirror.is_in_use() {
+            core.disk = disk;
+            self.damage(node, Fault::ForeignLog);
+        }
+    }
+
+    fn any_core(&mut self, node: usize, prng: &mut Prng) -> &mut Core {
+        let shard = prng.below(u64::from(self.plan.shards));
+        &mut self.nodes[node].cores[usize::try_from(shard).expect("few")]
     }
 
     fn is_out(&mut self, node: usize, fault: Fault) {

@@ -7,10 +7,13 @@
 //! dies, and rot spares the newest writes. Everything older must be found, or not matter. Does not:
 //! choose which devices lie; the world keeps them a minority.
 
-use super::disk::{Disk, InFlight, index};
+use super::disk::{Disk, InFlight, Written, index};
 use crate::base::Prng;
 use crate::model::limits::DEVICE_ALIGN_BYTES;
-use crate::wal::SegmentNo;
+use crate::wal::{Lsn, SegmentNo};
+
+/// How many blocks are the end of a log.
+const TAIL_BLOCKS: usize = 3;
 
 /// Completed writes that are spared, beside what the window lets follow an open write.
 const SPARED_WRITES_MIN: u64 = 24;
@@ -86,16 +89,25 @@ impl Disk {
     }
 
     /// Changes one bit of something that was confirmed long ago, of a header as often as of
-    /// anything else. `false`: there is nothing such.
-    pub(super) fn rot(&mut self, prng: &mut Prng) -> bool {
+    /// anything else; or, as often, of one of the last blocks that end at or before `vouched`, where
+    /// damage looks most like a torn tail. `false`: there is nothing such.
+    pub(super) fn rot(&mut self, vouched: Option<Lsn>, prng: &mut Prng) -> bool {
         let settled = self.settled();
-        let old = self.history.iter().filter(|w| w.order <= settled).count() as u64;
-        if old == 0 {
+        let end = |w: &Written| {
+            let at = self.geometry.start_of(w.segment).plus(w.offset);
+            at.plus(w.bytes as u64)
+        };
+        let tail: Vec<usize> = (0..self.history.len())
+            .filter(|at| vouched.is_some_and(|vouched| end(&self.history[*at]) <= vouched))
+            .collect();
+        let old: Vec<usize> =
+            (0..self.history.len()).filter(|at| self.history[*at].order <= settled).collect();
+        let last = tail.len().saturating_sub(TAIL_BLOCKS);
+        let choices = if prng.chance(1, 2) && !tail.is_empty() { &tail[last..] } else { &old };
+        if choices.is_empty() {
             return false;
         }
-        let nth = index(prng.below(old));
-        let victim = self.history.iter().filter(|w| w.order <= settled).nth(nth);
-        let victim = victim.expect("counted above");
+        let victim = &self.history[choices[index(prng.below(choices.len() as u64))]];
         let span = if prng.chance(1, 2) { HEADER_BYTES } else { victim.bytes as u64 };
         let at = index(victim.offset) + index(prng.below(span));
         let file = self.files.get_mut(&victim.segment).expect("forgotten with its file");
@@ -169,10 +181,10 @@ mod tests {
 
     #[test]
     fn rot_spares_what_is_new() {
-        assert!(!written(26, Stored::Well).rot(&mut Prng::new(1)));
+        assert!(!written(26, Stored::Well).rot(None, &mut Prng::new(1)));
         for seed in 0..20 {
             let mut disk = written(28, Stored::Well);
-            assert!(disk.rot(&mut Prng::new(seed)));
+            assert!(disk.rot(None, &mut Prng::new(seed)));
             for number in 3..=28_u8 {
                 let mut block = [0; 4096];
                 let offset = u64::from(number - 1) * 4096;

@@ -137,6 +137,9 @@ pub(super) struct Mirror {
     oldest: Option<SegmentNo>,
     /// The end of the last durable block that is no seal, and the highest durable watermark.
     witnessed: (Lsn, Lsn),
+    /// The highest watermark that ever was durable: what ends at or before it is known to be lost
+    /// if it is.
+    pub(super) vouched: Lsn,
     /// When the last write was confirmed.
     confirmed_at: Moment,
 }
@@ -247,6 +250,20 @@ impl Mirror {
         Ok(())
     }
 
+    /// Recovery found these groups and no others: none that was certain may be missing.
+    pub(super) fn recovered_all(&self, found: &BTreeSet<GroupId>) -> Check {
+        let empty = Replica::default();
+        let is_missing = |(group, replica): &(&GroupId, &Replica)| {
+            !found.contains(*group)
+                && (replica.state != empty.state || replica.last() != empty.last())
+                && !self.reset_in_doubt.contains(*group)
+        };
+        match self.groups.iter().find(is_missing) {
+            Some((group, replica)) => fail!(Durability, "{group:?}: recovery lost {replica:?}"),
+            None => Ok(()),
+        }
+    }
+
     /// Whether anything but empty logs was ever durable here.
     pub(super) fn is_in_use(&self) -> bool {
         !self.groups.is_empty()
@@ -260,6 +277,7 @@ impl Mirror {
         }
         let (data_end, watermark) = &mut self.witnessed;
         *watermark = (*watermark).max(facts.durable_lsn);
+        self.vouched = self.vouched.max(facts.durable_lsn);
         if !facts.is_seal {
             *data_end = facts.end;
         }

@@ -518,6 +518,7 @@ impl World {
             })?;
             found.extend(spans.into_iter().map(|span| (group.group, span)));
         }
+        core.mirror.recovered_all(&recovered.groups.iter().map(|group| group.group).collect())?;
         core.medium.recovered(&found, &core.mirror)?;
         core.mirror.spare = recovered.spare.iter().copied().collect();
         self.note("recover", &[node as u64, shard as u64, recovered.end.get()]);
@@ -583,7 +584,9 @@ impl World {
         let one = &mut self.nodes[node];
         let shard = self.prng.disk.below(one.cores.len() as u64);
         let core = &mut one.cores[usize::try_from(shard).expect("few")];
-        if core.disk.rot(&mut self.prng.disk) {
+        // A second damage might hit the one block that vouches for the first.
+        let vouched = (!one.damaged).then_some(core.mirror.vouched);
+        if core.disk.rot(vouched, &mut self.prng.disk) {
             self.damage(node, Fault::Rot);
         }
     }

@@ -107,6 +107,8 @@ pub struct ChaosPlan {
     pub drain_percent: u64,
     /// Of a hundred restarts, so many find another disk, until a minority has.
     pub new_disk_percent: u64,
+    /// Of a hundred restarts, so many lose their power again within moments.
+    pub stumble_percent: u64,
     /// One node, or one directed link, cannot be reached.
     pub cut: Option<Recurring>,
     /// Of a hundred cuts, so many are of one direction only.
@@ -141,6 +143,7 @@ impl ChaosPlan {
             blackout_percent: 0,
             drain_percent: 0,
             new_disk_percent: 0,
+            stumble_percent: 0,
             cut: None,
             one_way_percent: 0,
             pause: None,
@@ -456,6 +459,7 @@ fn draw_chaos(prng: &mut Prng, nodes: u16) -> ChaosPlan {
         blackout_percent: *pick(prng, &[0, 10, 50]),
         drain_percent: *pick(prng, &[0, 0, 30]),
         new_disk_percent: *pick(prng, &[0, 0, 0, 0, 0, 40]),
+        stumble_percent: *pick(prng, &[0, 0, 0, 30, 80]),
         cut,
         one_way_percent: *pick(prng, &[0, 50, 100]),
         pause,

@@ -181,6 +181,12 @@ faults! {
     WipedDisk, "wiped_disk";
     /// A node came back with an old image of its disk.
     RestoredDisk, "restored_disk";
+    /// The log of a shard was gone.
+    LostLog, "lost_log";
+    /// A shard found the log of another node.
+    ForeignLog, "foreign_log";
+    /// A node died moments after its start.
+    Stumble, "stumble";
     /// A node that had lost its disk was not let in.
     TurnedAway, "turned_away";
 }

@@ -136,6 +136,8 @@ mirror!(ChaosText of ChaosPlan {
     drain_percent: u64,
     #[serde(default)]
     new_disk_percent: u64,
+    #[serde(default)]
+    stumble_percent: u64,
     one_way_percent: u64,
     crash: Option<RecurringText>,
     cut: Option<RecurringText>,
