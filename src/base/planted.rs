@@ -113,9 +113,9 @@ bugs! {
     I03_NO_HALT "I-03" "device-contract"
         "a shard with a failed device goes on without it";
     I06_COMPLETION_OF_TRUNCATED "I-06" "ack-discipline"
-        "a write in flight vouches for what was truncated meanwhile";
+        "leaders do not probe, and a write in flight vouches for what was truncated meanwhile";
     I06_TRUNCATED_STILL_COUNTS "I-06" "ack-discipline"
-        "a batch truncated before its block counts when that is written";
+        "leaders do not probe, and a batch truncated before its block counts when that is written";
     R01_MATCH_IS_LAST "R-01" "ack-discipline"
         "a follower acknowledges its last entry, whoever wrote it";
     R02_CONFLICT_TAKEN_FOR_KNOWN "R-02" "commit-agreement"
@@ -134,8 +134,6 @@ bugs! {
         "acknowledgements free no window";
     R08_WINDOW_KEPT "R-08" "assertion"
         "the window outlives a reset to probing";
-    R09_NO_WATCHDOG "R-09" "liveness"
-        "a peer that stands still is never started over";
     R11_OLD_ACKS_COUNT "R-11" "ack-discipline"
         "acknowledgements of an older term count";
     R12_LEADER_COUNTS_UNWRITTEN "R-12" "ack-discipline"
@@ -211,7 +209,7 @@ bugs! {
     O04_STRANGE_DISK_LET_IN "O-04" "amnesia"
         "a peer may come back with another data directory";
     N06_WINDOW_OUTLIVES_STREAM "N-06" "liveness"
-        "what was under way on an ended stream is not sent again";
+        "what was under way on an ended stream is not sent again, and nobody watches";
     N08_BODY_NOT_CHECKED "N-08" "protocol"
         "frames are taken without their checksum";
 }

@@ -78,9 +78,12 @@ pub(super) struct Progress {
 impl Progress {
     /// A peer about which nothing is known; `next` is the leader's guess.
     pub(super) fn new(member: Member, next: LogIndex, now: Moment) -> Self {
+        // A peer is streamed to only after an answer in this very term, which is durable by then
+        // and all its earlier writes with it; that alone would hide these bugs.
+        let bold = planted!(I06_COMPLETION_OF_TRUNCATED) || planted!(I06_TRUNCATED_STILL_COUNTS);
         Self {
             member,
-            phase: Phase::Probe,
+            phase: if bold { Phase::Stream } else { Phase::Probe },
             matched: LogIndex::BEFORE_FIRST,
             next,
             in_flight: VecDeque::new(),

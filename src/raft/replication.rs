@@ -291,7 +291,7 @@ impl Group {
         if !awaits || progress.matched == last {
             // Who waits for credit, or for its turn to be read back, waits for this node.
             progress.moved = now;
-        } else if patience <= now.since(progress.moved) && !planted!(R09_NO_WATCHDOG) {
+        } else if patience <= now.since(progress.moved) && !planted!(N06_WINDOW_OUTLIVES_STREAM) {
             mark!(R09_STALLED_PEER_STARTED_OVER);
             progress.probe_from(progress.matched.next());
             progress.moved = now;

@@ -34,6 +34,8 @@ pub(super) enum Chaos {
     Cut,
     /// The cut with this number ends.
     Uncut(usize),
+    /// A leader is cut off together with its device, or does not hear one follower.
+    Ambush,
     /// A node stands still.
     Pause,
     /// It goes on, if it is still that run.
@@ -73,6 +75,7 @@ impl World {
         for (kind, begins) in [
             (chaos.crash, Chaos::Crash),
             (chaos.cut, Chaos::Cut),
+            (chaos.ambush, Chaos::Ambush),
             (chaos.pause, Chaos::Pause),
             (chaos.stall, Chaos::Stall),
             (chaos.hang, Chaos::Hang),
@@ -104,6 +107,7 @@ impl World {
             Chaos::Resume { node, boot } => self.resume(node, boot),
             Chaos::Crash
             | Chaos::Cut
+            | Chaos::Ambush
             | Chaos::Pause
             | Chaos::Stall
             | Chaos::Hang
@@ -114,6 +118,7 @@ impl World {
                 if !self.chaotic => {}
             Chaos::Crash => self.begin_crash(),
             Chaos::Cut => self.begin_cut(),
+            Chaos::Ambush => self.begin_ambush(),
             Chaos::Pause => self.begin_pause(),
             Chaos::Stall => self.begin_stall(),
             Chaos::Hang => self.begin_hang(),
@@ -222,15 +227,42 @@ impl World {
                 }
             }
         }
+        let lasts = kind.lasts.draw(&mut self.prng.chaos);
+        self.cut(links, lasts);
+        self.again(kind, Chaos::Cut);
+    }
+
+    fn cut(&mut self, links: CutLinks, lasts: Duration) {
         for (from, to) in &links {
             self.tally.count(Fault::Cut);
             self.net.cut(*from, *to, true);
             self.note("cut", &[*from as u64, *to as u64]);
         }
-        let lasts = kind.lasts.draw(&mut self.prng.chaos);
         self.cuts.push(links);
         self.queue.after(lasts, Event::Chaos(Chaos::Uncut(self.cuts.len() - 1)));
-        self.again(kind, Chaos::Cut);
+    }
+
+    /// Two things at once that seldom meet by chance. Half of the time a leader is cut off while
+    /// its device stands still a little longer than that: what it wrote meanwhile is replaced while
+    /// it is on its way (I-06). Otherwise it does not hear one follower, which hears it: what that
+    /// one has is trimmed before the leader knows of it (R-03, S-04).
+    fn begin_ambush(&mut self) {
+        let Some(kind) = self.plan.chaos.ambush else { return };
+        let lasts = kind.lasts.draw(&mut self.prng.chaos);
+        let (isolates, other) = (self.prng.chaos.chance(1, 2), self.any_node());
+        let later = Duration::from_millis(self.prng.chaos.between(1, 300));
+        if let Some(leader) = self.leaders().first().copied() {
+            self.tally.count(Fault::Ambush);
+            if isolates {
+                let others = (0..self.nodes.len()).filter(|node| *node != leader);
+                let links = others.flat_map(|node| [(leader, node), (node, leader)]).collect();
+                self.cut(links, lasts);
+                self.stall_until(leader, self.queue.now().after(lasts + later));
+            } else if other != leader {
+                self.cut(vec![(other, leader)], lasts);
+            }
+        }
+        self.again(kind, Chaos::Ambush);
     }
 
     /// A cut ends: what waited comes through, or, as often, the streams had timed out.
@@ -303,11 +335,15 @@ impl World {
         let node = self.any_node();
         self.tally.count(Fault::Stall);
         let until = self.queue.now().after(kind.lasts.draw(&mut self.prng.chaos));
+        self.stall_until(node, until);
+        self.again(kind, Chaos::Stall);
+    }
+
+    fn stall_until(&mut self, node: usize, until: Moment) {
         // One that hangs already goes on hanging.
         let until = until.max(self.nodes[node].stalled_until);
         self.nodes[node].stalled_until = until;
         self.note("stall", &[node as u64, until.as_nanos()]);
-        self.again(kind, Chaos::Stall);
     }
 
     /// What was begun is never answered. Somebody sees it after a while and restarts the node; the

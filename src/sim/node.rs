@@ -301,9 +301,15 @@ impl World {
         let inputs = live.inputs.queue.len() as u64;
         live.shard.turn(clock, &mut live.inputs, &mut live.arena, &mut live.effects);
         let must_halt = must_halt && !fails(&live.inputs);
+        let taken = live.shard.uncommitted_bytes();
         let effects = core::mem::take(&mut live.effects.list);
         if must_halt && !effects.iter().any(|effect| matches!(effect, Effect::Halt { .. })) {
             fail!(DeviceContract, "{at:?} goes on after a failed write (I-03)");
+        }
+        // A request above the whole budget gets its chance when it is alone.
+        let bound = (self.plan.uncommitted_bytes_max as u64).max(self.batch_bytes_max());
+        if taken as u64 > bound {
+            fail!(Budget, "{at:?} has taken in {taken} bytes of appends, {bound} are its bound");
         }
         let facts = [at.node as u64, at.shard as u64, inputs, effects.len() as u64];
         self.note("turn", &facts);
@@ -366,7 +372,7 @@ impl World {
         let now = self.queue.now();
         let (disk, chaos) = (&self.plan.disk, &self.plan.chaos);
         // Whatever keeps a device, a core or a clock from doing its part keeps the seal too.
-        let slow = [chaos.stall, chaos.slow_disk, chaos.hang, chaos.disk_full];
+        let slow = [chaos.stall, chaos.ambush, chaos.slow_disk, chaos.hang, chaos.disk_full];
         let still = [chaos.freeze, chaos.pause, chaos.slow_core];
         let is_excused = disk.no_space_ppm > 0 || slow.iter().chain(&still).any(Option::is_some);
         let Some(core) = self.core(at) else { return Ok(()) };

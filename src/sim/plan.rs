@@ -113,6 +113,8 @@ pub struct ChaosPlan {
     pub cut: Option<Recurring>,
     /// Of a hundred cuts, so many are of one direction only.
     pub one_way_percent: u64,
+    /// A leader is cut off together with its device, or does not hear one follower.
+    pub ambush: Option<Recurring>,
     /// One node stands still.
     pub pause: Option<Recurring>,
     /// One device does nothing.
@@ -146,6 +148,7 @@ impl ChaosPlan {
             stumble_percent: 0,
             cut: None,
             one_way_percent: 0,
+            ambush: None,
             pause: None,
             stall: None,
             rot: None,
@@ -450,6 +453,10 @@ fn draw_chaos(prng: &mut Prng, nodes: u16) -> ChaosPlan {
             often(sometimes, Between::millis(50, 20_000)),
         ],
     );
+    let ambush = maybe(
+        if nodes > 1 { 20 } else { 0 },
+        &[often(Between::millis(100, 800), Between::millis(150, 900))],
+    );
     let freeze = maybe(15, &[often(Between::millis(100, 2000), Between::millis(5, 1500))]);
     let slow_core = maybe(15, &[often(sometimes, Between::millis(50, 2000))]);
     ChaosPlan {
@@ -462,6 +469,7 @@ fn draw_chaos(prng: &mut Prng, nodes: u16) -> ChaosPlan {
         stumble_percent: *pick(prng, &[0, 0, 0, 30, 80]),
         cut,
         one_way_percent: *pick(prng, &[0, 50, 100]),
+        ambush,
         pause,
         stall,
         rot,

@@ -187,6 +187,8 @@ faults! {
     ForeignLog, "foreign_log";
     /// A node died moments after its start.
     Stumble, "stumble";
+    /// A leader was cut off with its device, or did not hear a follower.
+    Ambush, "ambush";
     /// A node that had lost its disk was not let in.
     TurnedAway, "turned_away";
 }

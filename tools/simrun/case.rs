@@ -141,6 +141,7 @@ mirror!(ChaosText of ChaosPlan {
     one_way_percent: u64,
     crash: Option<RecurringText>,
     cut: Option<RecurringText>,
+    ambush: Option<RecurringText>,
     pause: Option<RecurringText>,
     stall: Option<RecurringText>,
     rot: Option<RecurringText>,
