@@ -66,7 +66,8 @@ impl SessionClient {
     pub(super) fn new(at: u32, plan: &Plan, mut prng: Prng) -> Self {
         // The numbers below are those of the plain clients and the auditor.
         let id = plan.load.clients + 1 + at;
-        let seeds = 1 + usize::try_from(prng.below(u64::from(plan.nodes))).expect("few");
+        // One more than may be lost for good: whoever knows only those finds nobody.
+        let seeds = prng.between(u64::from(plan.nodes / 2) + 1, u64::from(plan.nodes) + 1);
         let addresses: Vec<String> = (0..seeds).map(|node| format!("node-{node}:7000")).collect();
         let options = SessionOptions {
             cluster: if prng.chance(1, 2) { CLUSTER } else { ClusterId::default() },
