@@ -7,18 +7,22 @@
 )]
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use catamaran::base::Prng;
 use catamaran::model::{
     BootCounter, ClusterId, GroupId, LogIndex, NodeId, NodeUuid, RunId, ShardId,
 };
-use catamaran::wire::FRAME_HEADER_BYTES;
-use catamaran::wire::client::{Consistency, Hello, Read, encode_append, encode_hello, encode_read};
+use catamaran::wire::client::{
+    Consistency, Hello, Read, Reply, encode_append, encode_hello, encode_read,
+};
 use catamaran::wire::peer::{
     HANDSHAKE_FRAME_BYTES, Handshake, Lane, PeerFacts, decode_handshake, encode_hello as peer_hello,
 };
+use catamaran::wire::{Assembler, FRAME_HEADER_BYTES};
 
 mod nodes_in_process;
 
@@ -132,6 +136,106 @@ fn strangers_make_room_for_others_when_the_connections_are_used_up() {
     let client = cluster.client();
     append(&client, 1, "let in");
     assert!(until_closed(&strangers[0]) < Duration::from_secs(2), "the oldest had to go");
+    drop(client);
+    cluster.stop_all();
+}
+
+/// Reads replies and calls `see` with each until it says to stop or the stream ends.
+fn hear(mut stream: &TcpStream, assembler: &mut Assembler, mut see: impl FnMut(Reply<'_>) -> bool) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        assembler.push(Bytes::copy_from_slice(&buffer[..count]));
+        while let Some(frame) = assembler.next() {
+            let frame = frame.unwrap();
+            if !see(Reply::decode(&frame.header, frame.body()).unwrap()) {
+                return;
+            }
+        }
+    }
+}
+
+/// Writes requests as fast as they are taken and counts those acknowledged, until it is over.
+fn be_greedy(stream: &TcpStream, is_over: &AtomicBool, done: &AtomicU64) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            hear(stream, &mut Assembler::new(1 << 20), |reply| {
+                done.fetch_add(u64::from(matches!(reply, Reply::Append(_))), Ordering::Relaxed);
+                true
+            });
+        });
+        let mut requests = client_hello();
+        let mut correlation = 2;
+        let mut writing = stream;
+        while !is_over.load(Ordering::Relaxed) && writing.write_all(&requests).is_ok() {
+            requests.clear();
+            for _ in 0..256 {
+                encode_append(&mut requests, correlation, GroupId::new(1), None, &[[b'g'; 1024]]);
+                correlation += 1;
+            }
+        }
+        // Ends the reader too, whatever it still has to hear.
+        let _ = stream.shutdown(Shutdown::Both);
+    });
+}
+
+/// Appends one record at a time beside others; tells how many of their records came between each
+/// and the one before.
+fn be_modest(stream: &TcpStream, appends: u64) -> Result<Vec<u64>, String> {
+    let mut assembler = Assembler::new(1 << 20);
+    let mut writing = stream;
+    let mut request = client_hello();
+    let mut indexes: Vec<u64> = Vec::new();
+    for correlation in 2..2 + appends {
+        encode_append(&mut request, correlation, GroupId::new(1), None, &["modest"]);
+        writing.write_all(&request).unwrap();
+        request.clear();
+        let mut outcome = Err("closed".to_owned());
+        hear(stream, &mut assembler, |reply| {
+            if matches!(reply, Reply::Hello(_)) {
+                return true;
+            }
+            outcome = if let Reply::Append(append) = &reply {
+                Ok(append.first.get())
+            } else {
+                Err(format!("{reply:?}"))
+            };
+            false
+        });
+        indexes.push(outcome?);
+    }
+    Ok(indexes.windows(2).map(|pair| pair[1] - pair[0] - 1).collect())
+}
+
+/// F-03: whoever asks for little is not refused because others ask for more than there is, and is
+/// served when the others have been read from once.
+#[test]
+fn a_modest_client_is_served_beside_greedy_ones() {
+    const GREEDY: u16 = 40;
+    let mut cluster = Cluster::new(1, 1, 1);
+    cluster.configs[0].uncommitted_bytes_per_shard = 1 << 20;
+    cluster.start_all();
+    let client = cluster.client();
+    append(&client, 1, "leads");
+    let port = cluster.configs[0].own_address().client_port_base;
+    let (is_over, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let modest = std::thread::scope(|scope| {
+        for _ in 0..GREEDY {
+            scope.spawn(|| be_greedy(&connect(port), &is_over, &done));
+        }
+        let begin = Instant::now();
+        while done.load(Ordering::Relaxed) < 5000 && begin.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let modest = be_modest(&connect(port), 150);
+        is_over.store(true, Ordering::Relaxed);
+        modest
+    });
+    assert!(done.into_inner() >= 5000, "nobody was greedy");
+    let between = modest.unwrap();
+    // One buffer of 64 KiB from each at best; the rest is for this process being slow to send.
+    // Where the last to come is served first, it is a million.
+    let most = u64::from(GREEDY) * 64 * 20;
+    assert!(between.iter().all(|count| *count <= most), "{between:?}");
     drop(client);
     cluster.stop_all();
 }
@@ -259,12 +363,12 @@ fn what_is_opened_while_a_node_stops_is_closed_with_it() {
     let port = cluster.configs[1].own_address().peer_port_base;
     for round in 1..=ROUNDS {
         cluster.start(1);
-        let over = std::sync::atomic::AtomicBool::new(false);
+        let over = AtomicBool::new(false);
         let mut opened = Vec::new();
         std::thread::scope(|scope| {
             let dialler = || {
                 let mut opened = Vec::new();
-                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                while !over.load(Ordering::Relaxed) {
                     // Refused as soon as nobody listens any more.
                     let Ok(mut stream) = TcpStream::connect((own_ip(), port)) else { continue };
                     let _ = stream.write_all(&peer_hello(&facts(1, 1, 5)));
@@ -277,7 +381,7 @@ fn what_is_opened_while_a_node_stops_is_closed_with_it() {
             let diallers = [scope.spawn(dialler), scope.spawn(dialler)];
             std::thread::sleep(Duration::from_millis(20 + round));
             cluster.stop(1);
-            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            over.store(true, Ordering::Relaxed);
             for dialler in diallers {
                 opened.extend(dialler.join().unwrap());
             }
@@ -349,7 +453,7 @@ fn a_client_that_has_said_all_still_gets_its_replies() {
     // A frame that will never be whole is not waited for.
     requests.extend_from_slice(&client_hello()[..30]);
     stream.write_all(&requests).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
     let begin = Instant::now();
     assert_eq!(frames_until_closed(&stream), 1 + usize::try_from(APPENDS).unwrap());
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
@@ -377,7 +481,7 @@ fn a_client_that_has_said_all_and_does_not_listen_is_cut_off() {
         encode_read(&mut requests, correlation, GroupId::new(1), &read);
     }
     stream.write_all(&requests).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
     // Twice what the sockets hold waits for it. Its time is ten seconds.
     std::thread::sleep(Duration::from_millis(11_000));
     let mut taken = 0;

@@ -9,10 +9,10 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catamaran::client::Client;
-use catamaran::model::{BootCounter, GroupId, Outcome};
+use catamaran::model::{BootCounter, GroupId, Outcome, Refusal};
 use catamaran::runtime::{ExitCode, Node, NodeConfig, StartError};
 
 mod nodes_in_process;
@@ -109,6 +109,55 @@ fn nothing_touches_the_directory_of_a_node_that_was_joined() {
 }
 
 #[test]
+fn a_node_without_room_for_its_next_segment_refuses_and_goes_on_by_itself() {
+    const RECORD_BYTES: usize = 900_000;
+    // Two segments of such records fill whatever was made before the obstacle was there.
+    const APPENDS_MAX: usize = 150;
+    let mut cluster = Cluster::new(1, 1, 1);
+    cluster.configs[0].segments_ahead = 1;
+    cluster.start(0);
+    let client = cluster.client();
+    append(&client, 1, "before");
+    let directory = cluster.configs[0].data_dir.join("shard-00");
+    // The first two are there before long. The third cannot be made: what is not a file is in
+    // its way, which fails like a full device does, for whatever user.
+    within(Duration::from_secs(10), || {
+        let is_made = directory.join("wal-segment-00001.log").exists();
+        is_made.then_some(()).ok_or_else(|| "no second segment yet".to_owned())
+    });
+    let obstacle = directory.join("wal-segment-00002.log.new");
+    std::fs::create_dir(&obstacle).unwrap();
+
+    let record = "x".repeat(RECORD_BYTES);
+    let mut done = 1;
+    let refusal = (0..APPENDS_MAX).find_map(|_| match client.append(GroupId::new(1), &[&record]) {
+        Outcome::Done(_) => {
+            done += 1;
+            None
+        }
+        Outcome::NotDone(refusal) => Some(refusal),
+        Outcome::Unknown(doubt) => panic!("nothing was stopped, and {doubt}"),
+    });
+    assert_eq!(refusal, Some(Refusal::DiskFull), "after {done} appends");
+    // Reads go on, and appends are refused at once instead of waiting for room.
+    assert_eq!(read_all(&client, 1).len(), done);
+    let begin = Instant::now();
+    let again = client.append(GroupId::new(1), &["refused"]);
+    assert!(matches!(again, Outcome::NotDone(Refusal::DiskFull)), "{again:?}");
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+
+    std::fs::remove_dir(&obstacle).unwrap();
+    within(Duration::from_secs(5), || match client.append(GroupId::new(1), &["after"]) {
+        Outcome::Done(_) => Ok(()),
+        Outcome::NotDone(refusal) => Err(format!("{refusal:?}")),
+        Outcome::Unknown(doubt) => panic!("nothing was stopped, and {doubt}"),
+    });
+    assert_eq!(read_all(&client, 1).len(), done + 1);
+    drop(client);
+    cluster.stop_all();
+}
+
+#[test]
 fn a_copy_that_is_one_start_old_is_refused_and_the_original_is_not() {
     let mut cluster = Cluster::new(3, 1, 1);
     let pinned = |cluster: &Cluster, boot: u64| {
@@ -141,9 +190,9 @@ fn a_copy_that_is_one_start_old_is_refused_and_the_original_is_not() {
     cluster.start(0);
     let node = cluster.nodes[0].as_ref().unwrap();
     assert_eq!(node.boot(), BootCounter::new(2));
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let line = node.events().recv_timeout(left).expect("a refusal is told").to_string();
         assert!(!line.contains("event=peer_up"), "it was let in: {line}");
         if line.contains("event=peer_refused") && line.contains("another run (O-04)") {
