@@ -134,6 +134,7 @@ struct Known {
 struct Counts {
     images: u64,
     cut: u64,
+    set_aside: u64,
     torn_openings: u64,
     lives: u64,
 }
@@ -170,6 +171,8 @@ fn every_image(world: &World, seed: u64, counts: &mut Counts) {
         let recovered = recover(&disk, TINY, world.may(), identity())
             .unwrap_or_else(|error| panic!("seed {seed} subset {kept:b}: {error}"));
         counts.cut += u64::from(recovered.cut.is_some());
+        counts.set_aside += u64::from(!recovered.set_aside.is_empty());
+        check_set_aside(&recovered);
         let key = (recovered.end, recovered.kept.len());
         if known.get(&key).is_none_or(|known| known.groups != recovered.groups) {
             world.check_recovered(&disk, &recovered);
@@ -183,6 +186,17 @@ fn every_image(world: &World, seed: u64, counts: &mut Counts) {
             another_life(world, &disk, recovered, u64::from(kept));
         }
     }
+}
+
+/// W-10: no file with something that was discarded may be overwritten before the next start.
+fn check_set_aside(recovered: &Recovered) {
+    let Some(cut) = &recovered.cut else { return assert_eq!(recovered.set_aside, []) };
+    let is_discarded = |segment: &&SegmentNo| {
+        let (start, end) = (TINY.start_of(**segment), TINY.start_of(segment.next()));
+        start < cut.discarded_until && cut.lsn < end
+    };
+    assert_eq!(recovered.spare.iter().find(is_discarded), None, "{cut:?}");
+    assert!(recovered.set_aside.iter().all(|segment| is_discarded(&segment)), "{cut:?}");
 }
 
 fn put(disk: &mut Disk, segment: SegmentNo, at: usize, bytes: &[u8]) {
@@ -246,6 +260,7 @@ fn second_start(
     assert_eq!(second.end, first.resume.void.to.plus(opening_bytes), "step {step}");
     assert!(same(&second.groups, &first.groups), "step {step}: {:?}", second.groups);
     assert!(second.cut.is_none(), "step {step}: {:?}", second.cut);
+    assert_eq!(second.set_aside, [], "step {step}: for one start only");
     if step % 4 == 1 {
         counts.torn_openings += 1;
         for (i, sector) in before.chunks(SECTOR_BYTES).enumerate() {
@@ -300,7 +315,8 @@ fn every_log(shapes: core::ops::Range<u64>) {
             every_image(&log_of(shape, seed), shape * 1000 + seed, &mut counts);
         }
     }
-    let Counts { images, cut, torn_openings, lives } = counts;
+    let Counts { images, cut, set_aside, torn_openings, lives } = counts;
+    assert!(set_aside > 0, "nothing discarded was a file of its own");
     assert_eq!(images, logs << SECTORS);
     assert!(cut > images / 4, "{cut} of {images} images had something to discard");
     assert!(torn_openings > images / 8 && lives == images / 64, "{torn_openings}, {lives}");

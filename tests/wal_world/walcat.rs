@@ -18,7 +18,7 @@ fn lay_out(disk: &Disk, directory: &Path) {
     }
     let identity = identity();
     let text = format!(
-        "format_version = 1\ncluster_id = \"{}\"\nnode_id = 1\nnode_uuid = \"{}\"\nshards = 1\n\
+        "format_version = 2\ncluster_id = \"{}\"\nnode_id = 1\nnode_uuid = \"{}\"\nshards = 1\n\
          boot_counter = 1\n",
         identity.cluster, identity.node
     );

@@ -107,6 +107,9 @@ pub struct Recovered {
     pub kept: Vec<SegmentNo>,
     /// Files that hold nothing of it: to be recycled or removed, in any order.
     pub spare: Vec<SegmentNo>,
+    /// Files that hold nothing of it but some of what was discarded just now: not to be touched
+    /// before the next start, so that whoever doubts the verdict can still look (W-10).
+    pub set_aside: Vec<SegmentNo>,
     /// What was discarded, if anything was.
     pub cut: Option<Cut>,
 }

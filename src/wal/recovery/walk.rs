@@ -403,10 +403,8 @@ impl Recovery {
                 && *segment <= last
                 && !self.openers.values().any(void)
         };
-        let (kept, mut spare): (Vec<_>, Vec<_>) =
+        let (kept, spare): (Vec<_>, Vec<_>) =
             self.files.iter().copied().partition(|segment| holds(segment));
-        spare.extend(self.odd_files.iter().map(|file| file.segment));
-        spare.sort_unstable();
         mark!(W05_TORN_TAIL_CUT if hole.is_some() && self.seen.blocks > 0);
         mark!(W05_LOG_ENDS_CLEANLY if hole.is_some() && self.seen.blocks == 0);
         let cut = hole.filter(|_| self.seen.blocks > 0).map(|hole| Cut {
@@ -415,6 +413,15 @@ impl Recovery {
             discarded_blocks: self.seen.blocks,
             discarded_until: self.seen.until,
         });
+        let is_discarded = |segment: &SegmentNo| {
+            cut.as_ref().is_some_and(|cut| self.geometry.start_of(*segment) < cut.discarded_until)
+                && end < self.geometry.start_of(segment.next())
+        };
+        let (set_aside, mut spare): (Vec<_>, Vec<_>) =
+            spare.into_iter().partition(|segment| is_discarded(segment));
+        mark!(W10_DISCARDED_SET_ASIDE if !set_aside.is_empty());
+        spare.extend(self.odd_files.iter().map(|file| file.segment));
+        spare.sort_unstable();
         Recovered {
             groups: index.recovered(),
             index,
@@ -423,6 +430,7 @@ impl Recovery {
             resume: self.resume(end),
             kept,
             spare,
+            set_aside,
             cut,
         }
     }
