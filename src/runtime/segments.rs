@@ -77,18 +77,32 @@ fn try_direct(directory: &Path) -> io::Result<()> {
 }
 
 fn lives_in_memory(directory: &Path) -> io::Result<bool> {
+    let kind = facts_of(directory)?.f_type;
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    Ok(kind == libc::TMPFS_MAGIC || kind == RAMFS_MAGIC)
+}
+
+/// Whether the file system could take so many bytes more. A full one is asked this every second,
+/// and trying to allocate instead makes some of them write out their journal each time, for which
+/// the log would have to wait.
+fn has_room(directory: &Path, bytes: u64) -> io::Result<bool> {
+    let facts = facts_of(directory)?;
+    let block_bytes = u64::try_from(facts.f_bsize).map_err(io::Error::other)?;
+    // Some do not say.
+    Ok(facts.f_blocks == 0 || bytes / block_bytes.max(1) <= facts.f_bavail)
+}
+
+fn facts_of(directory: &Path) -> io::Result<libc::statfs> {
     let directory = File::open(directory)?;
     #[expect(unsafe_code, reason = "std has no statfs(2)")]
     // SAFETY: all-zero bytes are a statfs, it is large enough, and the descriptor is open.
-    let kind = unsafe {
+    unsafe {
         let mut facts: libc::statfs = core::mem::zeroed();
         if libc::fstatfs(directory.as_raw_fd(), &raw mut facts) != 0 {
             return Err(io::Error::last_os_error());
         }
-        facts.f_type
-    };
-    const RAMFS_MAGIC: i64 = 0x8584_58f6;
-    Ok(kind == libc::TMPFS_MAGIC || kind == RAMFS_MAGIC)
+        Ok(facts)
+    }
 }
 
 fn options(access: Access) -> OpenOptions {
@@ -158,6 +172,9 @@ impl Preparation {
         if self.rename_recycled(&path)? {
             sync_directory(&self.directory)?;
             return open(&self.directory, self.segment, self.access);
+        }
+        if !has_room(&self.directory, self.segment_bytes)? {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         if let Err(error) = self.write_zeros(&unfinished) {
             // Whatever was reserved is given back; the error is what matters.
@@ -279,6 +296,14 @@ mod tests {
             log_bytes: Arc::default(),
             stopping: Stopping::default(),
         }
+    }
+
+    #[test]
+    fn what_a_file_system_has_no_room_for_is_not_begun() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let much = Preparation { segment_bytes: 1 << 50, ..prepare(temp.path(), 1, None) };
+        assert!(matches!(much.run(), Err(IoFault::NoSpace)));
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
     }
 
     #[test]
