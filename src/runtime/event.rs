@@ -5,6 +5,7 @@
 
 use core::cell::{Cell, RefCell};
 use core::fmt;
+use core::time::Duration;
 use std::sync::mpsc::SyncSender;
 
 use super::segments::Access;
@@ -34,6 +35,8 @@ pub enum EventKind {
         direct: bool,
         /// Bytes of log that were read to recover.
         recovered_bytes: u64,
+        /// How long that took.
+        recovery: Duration,
     },
     /// A torn tail was cut at recovery: writes that were never acknowledged.
     Cut {
@@ -104,10 +107,11 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "shard={} ", self.shard)?;
         match &self.kind {
-            EventKind::Serving { registered, direct, recovered_bytes } => write!(
+            EventKind::Serving { registered, direct, recovered_bytes, recovery } => write!(
                 f,
                 "event=serving registered={registered} durable={direct} \
-                 recovered_bytes={recovered_bytes}"
+                 recovered_bytes={recovered_bytes} recovery_ms={}",
+                recovery.as_millis()
             ),
             EventKind::Cut { what } => write!(f, "event=cut what={what:?}"),
             EventKind::Notice(notice) => write_notice(f, *notice),

@@ -330,7 +330,9 @@ fn boot(setup: Setup) -> Result<(Rc<Core>, Sockets), StartError> {
         geometry,
         may: may_be_empty(setup.has_begun),
     };
+    let began = clock::now();
     let recover::Outcome { recovered, read_bytes } = recover::recover(&log)?;
+    let recovery = clock::now().since(began);
     let teller = Teller::new(setup.shard, setup.events);
     if let Some(cut) = &recovered.cut {
         let what = format!(
@@ -359,6 +361,7 @@ fn boot(setup: Setup) -> Result<(Rc<Core>, Sockets), StartError> {
         registered: facts.registered,
         direct: !facts.buffered,
         recovered_bytes: read_bytes,
+        recovery,
     });
     let seed = random_seed()?;
     let own_facts = (setup.uuid, setup.boot);

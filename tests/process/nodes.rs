@@ -20,7 +20,7 @@ const SETTINGS: &str = "limits.arena_bytes_per_shard = \"16 MiB\"\nwal.segments_
 pub(crate) struct Cluster {
     nodes: Nodes,
     /// Dropped after the processes are gone.
-    dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 #[track_caller]
@@ -49,16 +49,15 @@ impl Cluster {
         let dir = dir.expect("a directory");
         let program = Path::new(env!("CARGO_BIN_EXE_catamaran"));
         let nodes = Nodes::format(&Plan { program, dir: dir.path(), size, id, settings });
-        Self { nodes: sure(nodes), dir }
+        Self { nodes: sure(nodes), _dir: dir }
     }
 
     pub(crate) fn ip(&self, node: usize) -> Ipv4Addr {
         self.nodes.ip(node)
     }
 
-    /// The directory of the node's only shard.
     pub(crate) fn shard_dir(&self, node: usize) -> PathBuf {
-        self.dir.path().join(format!("data-{node}/shard-00"))
+        self.nodes.shard_dir(node)
     }
 
     /// Starts a node; it may take a moment until it serves.

@@ -132,6 +132,11 @@ impl Nodes {
         self.dir.join(format!("node-{node}.toml"))
     }
 
+    /// The directory of the node's only shard.
+    pub(crate) fn shard_dir(&self, node: usize) -> PathBuf {
+        self.dir.join(format!("data-{node}/shard-00"))
+    }
+
     fn log(&self, node: usize) -> PathBuf {
         self.dir.join(format!("node-{node}.log"))
     }

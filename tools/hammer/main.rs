@@ -20,6 +20,7 @@ mod report;
 mod site;
 mod throttle;
 
+mod cold_start;
 mod follower;
 mod hostile;
 mod kill;
@@ -116,6 +117,12 @@ enum What {
         #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
         scale: f64,
     },
+    /// Start nodes with a long log, each alone, and compare with reading the files plainly
+    ColdStart {
+        /// How much log each node has
+        #[arg(long, default_value = "2GiB", value_name = "SIZE", value_parser = human::bytes)]
+        log: u64,
+    },
     /// Let a follower's disk take 20 writes a second for a while (root, control groups version 1)
     SlowDisk {
         /// For how long
@@ -137,6 +144,7 @@ fn main() -> ExitCode {
         What::DeadFollower { away } => follower::run(dir, Fault::Dead, away, &mut progress),
         What::Overload { time } => overload::run(dir, time, &mut progress),
         What::Hostile { time, scale } => hostile::run(dir, time, scale, &mut progress),
+        What::ColdStart { log } => cold_start::run(dir, log, &mut progress),
         What::SlowDisk { away } => follower::run(dir, Fault::SlowDisk, away, &mut progress),
     };
     drop(progress);

@@ -53,8 +53,10 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         "k" | "kb" => 1e3,
         "m" | "mb" => 1e6,
         "kib" => 1024.0,
+        "g" | "gb" => 1e9,
         "mib" => 1024.0 * 1024.0,
-        _ => return Err(format!("unknown unit `{unit}`: use B, kB, KiB, MB or MiB")),
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(format!("unknown unit `{unit}`: use B, kB, KiB, MB, MiB, GB or GiB")),
     };
     Ok(whole(number * factor))
 }
@@ -120,6 +122,8 @@ mod tests {
         assert_eq!(count("1_000"), Ok(1000));
         assert_eq!(bytes("4KiB"), Ok(4096));
         assert_eq!(bytes("1MB"), Ok(1_000_000));
+        assert_eq!(bytes("2GiB"), Ok(2 << 30));
+        assert_eq!(bytes("3gb"), Ok(3_000_000_000));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
