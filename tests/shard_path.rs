@@ -6,19 +6,22 @@
 
 mod shard_world;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use catamaran::model::limits::BATCHES_PER_BLOCK_MAX;
-use catamaran::model::{GroupId, LogIndex};
-use catamaran::raft::RoleName;
-use catamaran::shard::RetentionLimits;
-use catamaran::wal::Geometry;
-use catamaran::wire::client::Consistency;
-
 use bytes::Bytes;
-use catamaran::shard::Input;
-use catamaran::wire::client::encode_append;
-use shard_world::{CLIENT, SMALL, World, records};
+use catamaran::model::limits::{
+    BATCHES_PER_BLOCK_MAX, FRAME_BYTES_MAX, QUESTION_BYTES_PER_TURN_MAX,
+    QUESTIONS_PER_CONNECTION_MAX,
+};
+use catamaran::model::{ConnId, GroupId, LogIndex};
+use catamaran::raft::RoleName;
+use catamaran::shard::{Effect, Effects, Input, RetentionLimits};
+use catamaran::wal::Geometry;
+use catamaran::wire::client::{
+    Consistency, Hello, encode_append, encode_hello, encode_metadata, encode_status,
+};
+use shard_world::{CLIENT, CLUSTER, SMALL, Setup, World, records};
 
 #[test]
 fn appends_are_replicated_acknowledged_and_read_back() {
@@ -281,4 +284,73 @@ fn a_frame_that_does_not_end_ends_its_connection() {
     seconds(&mut world, 4);
     assert_eq!(world.hang_ups, Some(vec!["a frame did not come to its end"]), "32 s");
     assert_eq!(world.nodes[leader].shard.counters().client_cut_unfinished, 1);
+}
+
+/// A Status is forty bytes and its answer may be a hundred kilobytes of text that must be made. A
+/// client that sends nothing else must not make turns long, nor keep others from their answers.
+#[test]
+fn a_flood_of_questions_is_answered_with_one_rendering_a_turn() {
+    const ASKED: u64 = 20_000;
+    let other = ConnId::new(2);
+    let mut world = World::new(Geometry::PRODUCTION, 1000, RetentionLimits::default());
+    world.run(1500);
+    let leader = world.leader(1);
+    let node = &mut world.nodes[leader];
+    node.inputs.push(Input::ClientOpened { conn: other });
+    let (mut flood, mut fair) = (Vec::new(), Vec::new());
+    (0..ASKED).for_each(|id| encode_status(&mut flood, id));
+    encode_hello(&mut fair, 1, &Hello::new(CLUSTER, "fair"));
+    encode_metadata(&mut fair, 2);
+    encode_status(&mut fair, 3);
+    node.inputs.push(Input::ClientBytes { conn: CLIENT, bytes: flood.into() });
+    node.inputs.push(Input::ClientBytes { conn: other, bytes: fair.into() });
+    let (before, busy) =
+        (node.shard.counters().questions_rendered, node.shard.counters().client_busy);
+
+    let text_bytes = node.shard.status_text().len();
+    let (mut fx, mut sent) = (Effects::default(), BTreeMap::<ConnId, usize>::new());
+    let now = world.now.after(Duration::from_millis(1));
+    node.shard.turn(now, &mut node.inputs, &mut node.arena, &mut fx);
+    for effect in &fx.list {
+        if let Effect::SendClient { conn, frame } = effect {
+            *sent.entry(*conn).or_default() += frame.len_bytes();
+        }
+    }
+    let counters = node.shard.counters();
+    assert_eq!(counters.questions_rendered - before, 1, "the text, once for all");
+    let taken = ASKED - (counters.client_busy - busy);
+    assert_eq!(taken, QUESTIONS_PER_CONNECTION_MAX as u64);
+    // The refusals have a header, a fixed part and a few words each.
+    let refusals = usize::try_from(ASKED).expect("small") * 100;
+    assert!(sent[&CLIENT] < QUESTION_BYTES_PER_TURN_MAX + text_bytes + refusals, "{sent:?}");
+
+    // The flood's answers fill this turn; the other client has its own a turn or two later.
+    let mut heard = sent.get(&other).copied().unwrap_or(0);
+    for _ in 0..3 {
+        let (node, mut fx) = (&mut world.nodes[leader], Effects::default());
+        node.inputs.push(Input::Tick);
+        node.shard.turn(now, &mut node.inputs, &mut node.arena, &mut fx);
+        for effect in &fx.list {
+            if let Effect::SendClient { conn, frame } = effect {
+                heard += if *conn == other { frame.len_bytes() } else { 0 };
+            }
+        }
+    }
+    assert!(heard > text_bytes + 24 * 1000, "{heard} bytes, the text has {text_bytes}");
+    assert_eq!(world.nodes[leader].shard.counters().questions_rendered - before, 3);
+}
+
+/// Ten thousand groups with long indexes have more lines than a frame takes; here more groups than a
+/// configuration allows stand for the long numbers.
+#[test]
+fn a_status_text_fits_into_a_frame() {
+    const GROUPS: u64 = 14_000;
+    let mut world = World::of(Setup { nodes: 1, ..Setup::new(Geometry::PRODUCTION, GROUPS) });
+    world.run(1);
+    let text = world.nodes[0].shard.status_text();
+    assert!(text.len() + 40 <= FRAME_BYTES_MAX, "{} bytes", text.len());
+    let told = text.lines().filter(|line| line.starts_with("group.")).count() as u64;
+    let left_out = text.lines().last().and_then(|line| line.strip_prefix("groups_left_out "));
+    let left_out: u64 = left_out.expect("the last line").parse().expect("a number");
+    assert_eq!(told + left_out, GROUPS);
 }

@@ -62,6 +62,16 @@ pub const FETCHES_PER_PEER_MAX: usize = 4;
 pub const CACHED_BATCHES_MAX: usize = 65_536;
 /// Bytes of batches one turn puts into replies to reads (MR-02).
 pub const READ_BYTES_PER_TURN_MAX: usize = 4 << 20;
+/// Status and Metadata requests of one connection that may wait for their answers (F-01). Whoever
+/// asks for the state of a shard more often than this within one turn gains nothing by it.
+pub const QUESTIONS_PER_CONNECTION_MAX: usize = 64;
+/// Status and Metadata requests of all connections of a shard that may wait (F-01).
+pub const QUESTIONS_WAITING_MAX: usize = 1024;
+/// Bytes of answers to them that one turn gives out (MR-02); one answer always.
+pub const QUESTION_BYTES_PER_TURN_MAX: usize = 4 << 20;
+/// The longest status text: it must fit into a frame, and 10,000 groups with large numbers would
+/// not.
+pub const STATUS_BYTES_MAX: usize = FRAME_BYTES_MAX - (64 << 10);
 /// Device reads one search for a batch may take before it gives up.
 pub const FETCH_HOPS_MAX: u32 = 256;
 /// What a device read takes beside the bytes that are wanted: the blocks around them.

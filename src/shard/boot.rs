@@ -12,6 +12,7 @@ use super::links::Links;
 use super::persist::Store;
 use super::reads::Reads;
 use super::slot::{Slot, Slots};
+use super::status::Questions;
 use super::trace::Trace;
 use super::{Draining, Shard, ShardConfig};
 use crate::base::{Moment, Prng};
@@ -66,6 +67,7 @@ impl Shard {
             links,
             store,
             reads: Reads::default(),
+            questions: Questions::default(),
             fetches: Fetches::default(),
             replies: Replies::default(),
             wishes: raft::Effects::default(),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::effects::{Effect, Effects, Frame, Part, Returned};
 use super::slot::Origin;
 use crate::base::Moment;
-use crate::model::limits::{FRAME_DEADLINE, HANDSHAKE_BYTES_MAX};
+use crate::model::limits::{FRAME_DEADLINE, HANDSHAKE_BYTES_MAX, QUESTIONS_PER_CONNECTION_MAX};
 use crate::model::{ConnId, ShardId};
 use crate::wire::Assembler;
 
@@ -20,6 +20,8 @@ pub(super) struct Connection {
     pub(super) is_greeted: bool,
     /// Requests taken and not answered.
     pub(super) unanswered: u32,
+    /// Questions about the shard among them.
+    questions: usize,
     /// Whole parts of this turn's replies.
     parts: Vec<Part>,
     /// Replies that are not in a part yet.
@@ -64,6 +66,7 @@ impl Clients {
             assembler: Assembler::new(HANDSHAKE_BYTES_MAX),
             is_greeted: false,
             unanswered: 0,
+            questions: 0,
             parts: Vec::new(),
             out: Vec::new(),
             out_bytes_usual: 0,
@@ -108,6 +111,25 @@ impl Clients {
         if let Some(connection) = self.list.get_mut(&conn) {
             connection.unanswered += 1;
         }
+    }
+
+    /// Whether a connection of this shard may ask something about the shard; if so, it is counted
+    /// until [`Clients::answer_question`].
+    pub(super) fn may_ask(&mut self, conn: ConnId) -> bool {
+        let Some(connection) = self.list.get_mut(&conn) else { return true };
+        let may = connection.questions < QUESTIONS_PER_CONNECTION_MAX;
+        connection.questions += usize::from(may);
+        may
+    }
+
+    /// Answers a question about the shard with a frame whose body others are sent too.
+    pub(super) fn answer_question(&mut self, conn: ConnId, head: Vec<u8>, body: Bytes) {
+        let Some(connection) = self.dirty(conn) else { return };
+        connection.unanswered = connection.unanswered.saturating_sub(1);
+        connection.questions -= 1;
+        flush(&mut connection.parts, &mut connection.out);
+        connection.parts.push(Part::Bytes(Bytes::from(head)));
+        connection.parts.push(Part::Bytes(body));
     }
 
     /// Gives back the bytes of a frame that are no longer held.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::effects::{Effect, Effects};
 use super::input::{ClientTroubles, Input, Inputs, PeerFault};
 use super::slot::{Origin, Request};
+use super::status::Question;
 use super::{Draining, Shard};
 use crate::model::batch::BATCH_HEADER_BYTES;
 use crate::model::limits::{BUSY_RETRY_AFTER, INPUTS_PER_TURN_MAX, REQUESTS_PER_CONNECTION_MAX};
@@ -254,12 +255,10 @@ impl Shard {
                 self.on_read_request(origin, group, read);
             }
             Ok(WireRequest::Metadata) => {
-                self.clients.give_room(origin, frame.bytes.len());
-                self.answer_metadata(origin);
+                self.on_question(origin, &frame, Question::Metadata);
             }
             Ok(WireRequest::Status) => {
-                self.clients.give_room(origin, frame.bytes.len());
-                self.answer_status(origin);
+                self.on_question(origin, &frame, Question::Status);
             }
             Ok(WireRequest::Hello(_)) => {
                 self.counters.client_malformed += 1;
@@ -270,6 +269,16 @@ impl Shard {
                 self.refuse_frame(origin, &frame, refusal);
             }
         }
+    }
+
+    /// A question about this shard waits for the end of the turn, or is refused at the door: an
+    /// answer can be a hundred times as long as the question.
+    fn on_question(&mut self, origin: Origin, frame: &InFrame, question: Question) {
+        if self.questions.is_full() || !self.clients.may_ask(origin.conn) {
+            return self.refuse_frame(origin, frame, busy());
+        }
+        self.clients.give_room(origin, frame.bytes.len());
+        self.questions.push(origin, question);
     }
 
     /// Whether an append may come in (F-01, F-02): before any of it is copied.

@@ -55,6 +55,7 @@ use links::Links;
 use persist::Store;
 use reads::Reads;
 use slot::Slots;
+use status::Questions;
 use trace::Trace;
 
 /// One core's worth of catamaran. One per shard of a node.
@@ -67,6 +68,7 @@ pub struct Shard {
     links: Links,
     store: Store,
     reads: Reads,
+    questions: Questions,
     fetches: Fetches,
     replies: Replies,
     /// What the groups want done; drained by `absorb` after each stage that spoke to them.

@@ -14,6 +14,7 @@ impl Shard {
     pub(super) fn reply(&mut self, fx: &mut Effects) {
         self.answer_committed();
         self.answer_refused();
+        self.answer_questions();
         self.clients.flush(fx);
         if self.draining == Draining::Asked && self.is_settled() && self.store.is_idle() {
             mark!(O02_DRAINED);

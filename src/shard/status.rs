@@ -1,14 +1,56 @@
 //! What a shard says about itself: metadata for clients, status text for people and tools.
 
 use core::fmt::Write;
+use std::collections::VecDeque;
+
+use bytes::Bytes;
 
 use super::Shard;
 use super::slot::Origin;
+use crate::model::limits::{
+    FRAME_BYTES_MAX, QUESTION_BYTES_PER_TURN_MAX, QUESTIONS_WAITING_MAX, STATUS_BYTES_MAX,
+};
 use crate::model::{EntryId, GroupId, LogIndex, NodeId, Term};
 use crate::raft::{self, RoleName};
 use crate::wire::client::{
     GroupInfo, MetadataReply, NodeInfo, encode_metadata_reply, encode_status_reply,
 };
+use crate::wire::{FRAME_HEADER_BYTES, FrameHeader};
+
+/// More than a line about a group has, with the largest numbers: seven of twenty digits.
+const GROUP_LINE_BYTES_MAX: usize = 256;
+
+/// What can be asked about a shard itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Nodes and leaders.
+    Metadata,
+    /// The status text.
+    Status,
+}
+
+/// Questions that are not answered yet. One per shard.
+#[derive(Default)]
+pub(super) struct Questions {
+    waiting: VecDeque<(Origin, Question)>,
+}
+
+impl Questions {
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= QUESTIONS_WAITING_MAX
+    }
+
+    pub(super) fn push(&mut self, origin: Origin, question: Question) {
+        assert!(origin.remote.is_none(), "questions are about the shard that they come to");
+        self.waiting.push_back((origin, question));
+    }
+}
+
+/// An answer that several get: only the correlation id of its header differs.
+struct Rendered {
+    header: FrameHeader,
+    body: Bytes,
+}
 
 /// Where a group stands on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +88,44 @@ impl Shard {
         })
     }
 
-    pub(super) fn answer_metadata(&mut self, origin: Origin) {
+    /// Answers the questions that wait, as far as one turn goes. Each of the two answers is made at
+    /// most once a turn, however many ask, and its bytes are shared: a client that sends nothing but
+    /// questions costs little more than one that asks one.
+    pub(super) fn answer_questions(&mut self) {
+        let (mut metadata, mut status): (Option<Rendered>, Option<Rendered>) = (None, None);
+        let mut bytes = 0;
+        while bytes < QUESTION_BYTES_PER_TURN_MAX
+            && let Some((origin, question)) = self.questions.waiting.pop_front()
+        {
+            let rendered = match question {
+                Question::Metadata => metadata.take(),
+                Question::Status => status.take(),
+            };
+            let rendered = rendered.unwrap_or_else(|| self.render(question));
+            let head = FrameHeader { correlation: origin.correlation, ..rendered.header };
+            bytes += FRAME_HEADER_BYTES + rendered.body.len();
+            let body = rendered.body.clone();
+            self.clients.answer_question(origin.conn, head.encode().to_vec(), body);
+            match question {
+                Question::Metadata => metadata = Some(rendered),
+                Question::Status => status = Some(rendered),
+            }
+        }
+    }
+
+    fn render(&mut self, question: Question) -> Rendered {
+        self.counters.questions_rendered += 1;
+        let mut frame = Vec::new();
+        match question {
+            Question::Metadata => self.write_metadata(&mut frame),
+            Question::Status => encode_status_reply(&mut frame, 0, &self.status_text()),
+        }
+        let limit = FRAME_BYTES_MAX;
+        let header = FrameHeader::decode(&frame, limit).expect("encoders make good frames");
+        Rendered { header, body: Bytes::from(frame).slice(FRAME_HEADER_BYTES..) }
+    }
+
+    fn write_metadata(&self, to: &mut Vec<u8>) {
         let nodes: Vec<NodeInfo<'_>> = self
             .config
             .nodes
@@ -73,15 +152,11 @@ impl Shard {
             nodes: &nodes,
             groups: &groups,
         };
-        self.clients.answer(origin, |out| encode_metadata_reply(out, origin.correlation, &reply));
+        encode_metadata_reply(to, 0, &reply);
     }
 
-    pub(super) fn answer_status(&mut self, origin: Origin) {
-        let text = self.status_text();
-        self.clients.answer(origin, |out| encode_status_reply(out, origin.correlation, &text));
-    }
-
-    /// The status text: lines of a key, a space and a value; one line per group.
+    /// The status text: lines of a key, a space and a value; one line per group, as far as they
+    /// fit into a frame.
     pub fn status_text(&self) -> String {
         let mut text = String::new();
         self.write_status(&mut text).expect("a String takes everything");
@@ -124,7 +199,11 @@ impl Shard {
         writeln!(to, "raft_nonsense {}", sum(|counters| counters.nonsense))?;
         writeln!(to, "raft_stalled {}", sum(|counters| counters.stalled))?;
         writeln!(to, "raft_reversions {}", sum(|counters| counters.reversions))?;
-        for status in self.group_status() {
+        for (groups_told, status) in self.group_status().enumerate() {
+            if to.len() > STATUS_BYTES_MAX - GROUP_LINE_BYTES_MAX {
+                writeln!(to, "groups_left_out {}", self.slots.len() - groups_told)?;
+                break;
+            }
             write!(to, "group.{} role={}", status.group, role_name(status.role))?;
             let leader = status.leader.map_or(0, NodeId::get);
             write!(to, " term={} leader={leader}", status.term)?;

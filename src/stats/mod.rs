@@ -62,6 +62,8 @@ counters! {
     append_unknown,
     /// Read requests answered.
     read_requests,
+    /// Status texts and lists of leaders that were made. Who asks in the same turn shares one.
+    questions_rendered,
     /// Record and framing bytes that were copied in user space on the leader's way from receive
     /// buffer to block.
     copied_bytes_leader,

@@ -152,6 +152,11 @@ impl Session {
             Reply::Status(_) => return Ok(()),
             Reply::Error(_) if frame.header.correlation == OWN_CORRELATION => {
                 return match self.endpoints[endpoint].state {
+                    // Our metadata was refused. Without any we would wait for it for ever, and with
+                    // some the hints of refusals lead on.
+                    LinkState::Ready(_) if self.nodes.is_empty() => {
+                        Err("the node is too busy to name the others")
+                    }
                     LinkState::Ready(_) => Ok(()),
                     LinkState::Down | LinkState::Connecting(_) | LinkState::Greeting(_) => {
                         Err("the node refused our hello")

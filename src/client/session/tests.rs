@@ -117,16 +117,7 @@ impl World {
 
     /// Brings the link to `address` up and answers hello and metadata as this node and shard.
     fn greet(&mut self, address: &str, node: u16, shard: u16) -> LinkId {
-        let link = self.until_connecting(address);
-        self.session.on_link_up(self.now, link);
-        self.settle();
-        for is_hello in [true, false] {
-            let (on, frame) = self.sent.pop_front().expect("hello and metadata");
-            assert_eq!(on, link);
-            let request = Wire::decode(&frame.header, frame.body()).expect("valid");
-            assert_eq!(matches!(request, Wire::Hello(_)), is_hello);
-            assert_eq!(request == Wire::Metadata, !is_hello);
-        }
+        let link = self.until_hello(address);
         let mut reply = Vec::new();
         encode_hello_reply(&mut reply, 0, &self.hello_reply(node, shard));
         let hosts = ["h1", "h2", "h3"];
@@ -146,6 +137,21 @@ impl World {
         };
         encode_metadata_reply(&mut reply, 0, &metadata);
         self.deliver(link, &reply);
+        link
+    }
+
+    /// Brings the link to `address` up and takes the two questions that are asked on it.
+    fn until_hello(&mut self, address: &str) -> LinkId {
+        let link = self.until_connecting(address);
+        self.session.on_link_up(self.now, link);
+        self.settle();
+        for is_hello in [true, false] {
+            let (on, frame) = self.sent.pop_front().expect("hello and metadata");
+            assert_eq!(on, link);
+            let request = Wire::decode(&frame.header, frame.body()).expect("valid");
+            assert_eq!(matches!(request, Wire::Hello(_)), is_hello);
+            assert_eq!(request == Wire::Metadata, !is_hello);
+        }
         link
     }
 
@@ -222,6 +228,24 @@ fn requests_wait_for_the_cluster_to_be_found() {
     world.session.on_link_down(world.now, first);
     world.settle();
     assert_eq!(world.session.problems().count(), 1);
+    world.greet("h1:1000", 1, 0);
+    let (_, link, correlation) = world.next_sent();
+    world.answer(link, correlation);
+    assert_eq!(world.outcome(id), Outcome::Done(()));
+}
+
+/// Without metadata nothing can be routed, and it is asked for once a link.
+#[test]
+fn metadata_that_is_refused_is_asked_for_again() {
+    let mut world = World::new(SessionOptions::default());
+    let id = world.append();
+    let link = world.until_hello("h1:1000");
+    let mut reply = Vec::new();
+    encode_hello_reply(&mut reply, 0, &world.hello_reply(1, 0));
+    let busy = Refusal::Busy { retry_after: Duration::from_millis(5) };
+    encode_refusal(&mut reply, 0, GroupId::new(0), busy);
+    world.deliver(link, &reply);
+    assert!(world.links.is_empty() && world.outcomes.is_empty(), "closed, to try again");
     world.greet("h1:1000", 1, 0);
     let (_, link, correlation) = world.next_sent();
     world.answer(link, correlation);
