@@ -6,13 +6,15 @@
 
 mod shard_world;
 
+use std::time::Duration;
+
 use catamaran::base::{Arena, Checksum};
 use catamaran::model::batch::BATCH_HEADER_BYTES;
 use catamaran::model::{BatchHeader, BatchKind, GroupId, NodeId, RecordCount, Span, StreamId};
 use catamaran::raft::RoleName;
-use catamaran::shard::{Input, Notice};
+use catamaran::shard::{Effect, Effects, Input, Notice};
 use catamaran::wal::Geometry;
-use catamaran::wire::client::Consistency;
+use catamaran::wire::client::{Consistency, ErrorCode, Kind};
 use catamaran::wire::peer::{BULK_DESCRIPTOR_BYTES, BulkBatch, BulkFrameBuilder};
 use catamaran::wire::{FRAME_HEADER_BYTES, FrameHeader};
 
@@ -220,4 +222,66 @@ fn a_peer_that_does_not_read_holds_no_more_than_its_credit() {
     let wedged =
         a_follower_lags(3, |world, at| world.deaf = Some(at), |world, _| world.deaf = None);
     assert!(0 < wedged, "what was given up is taken back by ending the stream");
+}
+
+/// F-04: whoever loses its office owes nothing for what it had taken in, or it would say Busy for
+/// ever when it leads again.
+#[test]
+fn a_lost_office_gives_its_budget_back() {
+    let mut world = World::of(Setup::new(Geometry::PRODUCTION, 1));
+    world.run(1000);
+    let leader = world.leader(1);
+    (0..3).for_each(|at| world.hang(at, true));
+    // More than the device may have and what may wait behind it, so some are in no block yet.
+    for correlation in 1..=60 {
+        world.append(1, correlation, &records(100, 1000));
+    }
+    world.run(10);
+    let taken = world.nodes[leader].shard.uncommitted_bytes();
+    assert!(taken > 60 * 100 * 1000, "{taken}");
+    world.run(2000);
+    assert_ne!(world.group(leader, 1).role(), RoleName::Leader);
+    let (done, errors) = world.outcomes();
+    let in_doubt = errors.iter().filter(|code| **code == ErrorCode::LeadershipLost).count();
+    let refused = errors.iter().filter(|code| **code == ErrorCode::NotLeader).count();
+    assert_eq!((done, in_doubt + refused), (0, 60), "{errors:?}");
+    assert!(in_doubt > 0 && refused > 0, "{errors:?}");
+    assert_eq!(world.nodes[leader].shard.uncommitted_bytes(), 0);
+}
+
+/// I-03, I-04: what a device holds behind a failed write is unknown. Nothing is written beyond it,
+/// and nothing is promised, also while the end of the process takes its time.
+#[test]
+fn after_a_failed_write_nothing_is_written_and_nothing_is_done() {
+    let mut world = World::of(Setup { nodes: 1, ..Setup::new(Geometry::PRODUCTION, 1) });
+    world.run(1000);
+    world.hang(0, true);
+    world.append(1, 1, &records(3, 100));
+    world.run(2);
+    world.fail_write(0);
+    // Not of the world's rounds: they end with the process.
+    let (mut halts, mut replies) = (0, 0);
+    for turn in 0..100 {
+        if world.find_leader(1).is_none() {
+            break;
+        }
+        world.append(1, 2 + turn, &records(3, 100));
+        world.now = world.now.after(Duration::from_millis(10));
+        let (node, mut fx) = (&mut world.nodes[0], Effects::default());
+        node.inputs.push(Input::Tick);
+        node.shard.turn(world.now, &mut node.inputs, &mut node.arena, &mut fx);
+        for effect in fx.list {
+            halts += usize::from(matches!(effect, Effect::Halt { .. }));
+            assert!(!matches!(effect, Effect::Write { .. }), "turn {turn}: {effect:?}");
+            if let Effect::SendClient { frame, .. } = effect {
+                for part in frame.parts {
+                    let header = FrameHeader::decode(part.as_bytes(), 1 << 20).expect("good");
+                    assert_eq!(header.kind, Kind::Error.number(), "turn {turn}");
+                    replies += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(halts, 1);
+    assert!(replies > 0, "the append hears that nobody knows");
 }

@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catamaran::model::limits::{
-    BATCHES_PER_BLOCK_MAX, FRAME_BYTES_MAX, QUESTION_BYTES_PER_TURN_MAX,
-    QUESTIONS_PER_CONNECTION_MAX,
+    BATCHES_PER_BLOCK_MAX, FRAME_BYTES_MAX, INPUTS_PER_TURN_MAX, QUESTION_BYTES_PER_TURN_MAX,
+    QUESTIONS_PER_CONNECTION_MAX, READ_BYTES_PER_TURN_MAX,
 };
 use catamaran::model::{ConnId, GroupId, LogIndex};
 use catamaran::raft::RoleName;
 use catamaran::shard::{Effect, Effects, Input, RetentionLimits};
 use catamaran::wal::Geometry;
 use catamaran::wire::client::{
-    Consistency, Hello, encode_append, encode_hello, encode_metadata, encode_status,
+    Consistency, Hello, Read, encode_append, encode_hello, encode_metadata, encode_read,
+    encode_status,
 };
 use shard_world::{CLIENT, CLUSTER, SMALL, Setup, World, records};
 
@@ -353,4 +354,45 @@ fn a_status_text_fits_into_a_frame() {
     let left_out = text.lines().last().and_then(|line| line.strip_prefix("groups_left_out "));
     let left_out: u64 = left_out.expect("the last line").parse().expect("a number");
     assert_eq!(told + left_out, GROUPS);
+}
+
+/// MR-02: a turn takes so many inputs and gives out so many bytes of reads, and what is left is not
+/// lost.
+#[test]
+fn a_turn_takes_no_more_than_it_may() {
+    let mut world = World::of(Setup { nodes: 1, ..Setup::new(Geometry::PRODUCTION, 1) });
+    world.run(1000);
+    for correlation in 1..=10 {
+        world.append(1, correlation, &records(1, 900_000));
+        world.run(5);
+    }
+    assert_eq!(world.count_done(), 10);
+    let node = &mut world.nodes[0];
+    (0..3 * INPUTS_PER_TURN_MAX).for_each(|_| node.inputs.push(Input::Tick));
+    let mut fx = Effects::default();
+    node.shard.turn(world.now, &mut node.inputs, &mut node.arena, &mut fx);
+    assert_eq!(node.inputs.queue.len(), 2 * INPUTS_PER_TURN_MAX);
+    node.inputs.queue.clear();
+
+    let mut reads = Vec::new();
+    for id in 0..40 {
+        let from = LogIndex::new(2 + id % 10);
+        let read = Read { from, max_bytes: 1, consistency: Consistency::Stale };
+        encode_read(&mut reads, id, GroupId::new(1), &read);
+    }
+    node.inputs.push(Input::ClientBytes { conn: CLIENT, bytes: reads.into() });
+    let mut turns = Vec::new();
+    for _ in 0..40 {
+        let mut fx = Effects::default();
+        node.inputs.push(Input::Tick);
+        node.shard.turn(world.now, &mut node.inputs, &mut node.arena, &mut fx);
+        turns.push(fx.list.iter().map(sent_bytes).sum::<usize>());
+    }
+    let most = READ_BYTES_PER_TURN_MAX + FRAME_BYTES_MAX;
+    assert!(turns.iter().all(|bytes| *bytes <= most), "{turns:?}");
+    assert!(turns.iter().sum::<usize>() > 40 * 900_000, "all are answered: {turns:?}");
+}
+
+fn sent_bytes(effect: &Effect) -> usize {
+    if let Effect::SendClient { frame, .. } = effect { frame.len_bytes() } else { 0 }
 }

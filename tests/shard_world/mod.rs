@@ -237,6 +237,18 @@ impl World {
         node.unconfirmed.drain(..writes).for_each(|input| node.inputs.push(input));
     }
 
+    /// The oldest write of a device that hangs fails.
+    pub(crate) fn fail_write(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        match node.unconfirmed.remove(0) {
+            Input::WriteDone { write } => {
+                let fault = IoFault::Failed { errno: 5 };
+                node.inputs.push(Input::WriteFailed { write, fault });
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// The device of `at` takes writes and confirms none, or confirms them all.
     pub(crate) fn hang(&mut self, at: usize, hangs: bool) {
         let node = &mut self.nodes[at];

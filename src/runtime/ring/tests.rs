@@ -137,6 +137,29 @@ fn after_a_failed_write_nothing_more_is_written() {
     assert_eq!(found, [0]);
 }
 
+/// I-05: the memory of a write is the kernel's until its completion comes. Whoever lets go of the
+/// ring lets go of the memory too, so the ring must not be gone before all have ended.
+#[test]
+fn a_ring_that_is_dropped_waits_for_what_the_device_has() {
+    let temp = tempfile::tempdir_in(".").unwrap();
+    let file = file(temp.path());
+    let mut arena = Arena::new(1, 1 << 20);
+    let mut ring = Ring::new(&arena).unwrap();
+    ring.attach(FileSlot(0), file.as_raw_fd()).unwrap();
+    let slices: Vec<Slice> = (1..=16).map(|fill| block(&mut arena, fill, 16)).collect();
+    for (at, slice) in (0..).zip(&slices) {
+        ring.write(at, FileSlot(0), at * 16 * BLOCK as u64, slice.clone());
+    }
+    ring.submit().unwrap();
+    drop(ring);
+    let buffered = std::fs::File::open(temp.path().join("file")).unwrap();
+    for (at, slice) in (0..).zip(&slices) {
+        let mut found = vec![0; slice.len()];
+        buffered.read_exact_at(&mut found, at * 16 * BLOCK as u64).unwrap();
+        assert!(found == **slice, "write {at} had not ended");
+    }
+}
+
 #[test]
 fn a_part_is_continued_and_a_fault_is_named() {
     assert_eq!(verdict(8192, 8192), Verdict::Done);
