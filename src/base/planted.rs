@@ -123,7 +123,7 @@ bugs! {
     R02_KNOWN_BATCH_TRUNCATES "R-02" "assertion"
         "a known batch truncates what follows it";
     R03_TRIMMED_PREV_CONFLICTS "R-03" "amnesia"
-        "an entry below the base is a conflict";
+        "an entry below the base is a conflict, and so is what the leader has vouched for meanwhile";
     R05_BATCH_NOT_VERIFIED "R-05" "log-matching"
         "a follower takes a batch whose checksum does not hold";
     R06_HINT_IGNORED "R-06" "liveness"
@@ -138,8 +138,6 @@ bugs! {
         "acknowledgements of an older term count";
     R12_LEADER_COUNTS_UNWRITTEN "R-12" "ack-discipline"
         "a leader counts its log before it is durable";
-    R13_AMNESIAC_COUNTS "R-13" "ack-discipline"
-        "a peer that denies what it acknowledged still counts";
     C01_OLDER_TERM_COMMITTED "C-01" "commit-agreement"
         "entries of older terms are committed by counting";
     C02_NO_NOOP "C-02" "elections"

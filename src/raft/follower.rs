@@ -282,7 +282,9 @@ impl Group {
             if planted!(R01_MATCH_IS_LAST) { durable } else { durable.min(follower.vouched) };
         let matched = if planted!(I01_ACK_BEFORE_DISK) { follower.vouched } else { matched };
         let mut reject = follower.reject.take();
-        if reject.is_some_and(|(prev, _)| prev <= follower.vouched) {
+        if reject.is_some_and(|(prev, _)| prev <= follower.vouched)
+            && !planted!(R03_TRIMMED_PREV_CONFLICTS)
+        {
             // Overtaken: the leader has vouched for that entry meanwhile, so the news are good.
             reject = None;
             follower.ack_due = true;

@@ -111,7 +111,9 @@ impl Group {
     /// A stream to `peer` is there (again): asks where it is without waiting for a heartbeat.
     pub fn link_up(&mut self, now: Moment, peer: NodeId, fx: &mut Effects) {
         self.clock(now);
-        self.link_reset(peer, fx);
+        if !planted!(N06_WINDOW_OUTLIVES_STREAM) {
+            self.link_reset(peer, fx);
+        }
         if let Some(at) = self.peer_position(peer) {
             self.heartbeat_to(at, fx);
             self.nudge(at, fx);
@@ -170,7 +172,7 @@ impl Group {
         let Some(progress) = self.answering_peer(from) else { return };
         progress.denials += 1;
         let prev = progress.matched;
-        if progress.denials >= DENIALS_MAX && !planted!(R13_AMNESIAC_COUNTS) {
+        if progress.denials >= DENIALS_MAX {
             progress.is_amnesiac();
             self.counters.reversions += 1;
             self.retreat(from.node, prev, hint);

@@ -4,6 +4,7 @@
 //! every control message as it is sent, so that a promise that runs ahead of its write is found
 //! where it is made.
 
+use super::chaos::Chaos;
 use super::lies::Stored;
 use super::links::flatten;
 use super::mirror::BlockFacts;
@@ -14,7 +15,7 @@ use super::verdict::{Check, Failure, Fault, fail};
 use super::world::{At, Event, World, node_id};
 use crate::base::{Checksum, Slice};
 use crate::model::limits::FRAME_BYTES_MAX;
-use crate::model::{BatchKind, NodeId, ShardId, WriteSeq};
+use crate::model::{BatchKind, GroupId, NodeId, ShardId, WriteSeq};
 use crate::shard::{Effect, Frame, Input, IoFault, Lane, Notice, ReadSeq};
 use crate::wal::{BlockRole, Record, SegmentNo, parse_block};
 use crate::wire::peer::{BulkFrame, decode_control};
@@ -76,7 +77,12 @@ impl World {
 
     fn on_notice(&mut self, at: At, notice: Notice) {
         match notice {
-            Notice::Leads { .. } => self.summary.elections += 1,
+            Notice::Leads { group, .. } => {
+                self.summary.elections += 1;
+                if group == GroupId::new(1) {
+                    self.led_since[at.node] = self.queue.now();
+                }
+            }
             Notice::Installed { .. } => self.summary.installs += 1,
             Notice::SteppedDown { .. }
             | Notice::DiskFull
@@ -139,6 +145,7 @@ impl World {
         self.note("write", &[at.node as u64, at.shard as u64, segment.0, offset, crc]);
         let facts = self.block_facts(at, place, &block)?;
         self.check_placed(at, &facts)?;
+        self.cut_opening(at, &facts);
         let delay = self.io_time(at.node, self.plan.disk.write);
         let ppm = self.plan.disk.write_error_ppm;
         let fails = self.chaotic && self.prng.disk.chance(ppm, 1_000_000);
@@ -150,12 +157,33 @@ impl World {
         Ok(())
     }
 
+    /// Some openings of several blocks lose their power: while they are on their way, or soon after.
+    fn cut_opening(&mut self, at: At, facts: &BlockFacts) {
+        let percent = self.plan.chaos.torn_opening_percent;
+        let has_parts = facts.opens.is_some_and(|open| open.parts > 1);
+        if has_parts && self.chaotic && percent > 0 && self.prng.chaos.chance(percent, 100) {
+            let writes = self.prng.chaos.between(0, 4);
+            let mut after = core::time::Duration::ZERO;
+            for _ in 0..=writes {
+                after += self.plan.disk.write.draw(&mut self.prng.chaos);
+            }
+            let stumble = Chaos::Stumble { node: at.node, boot: at.boot };
+            self.queue.after(after, Event::Chaos(stumble));
+        }
+    }
+
     /// Nothing follows the first opening of a run before that is durable (W-08), and what is written
     /// forward is committed: a copy that came back would truncate what replaced it (W-13).
     fn check_placed(&mut self, at: At, facts: &BlockFacts) -> Check {
         let core = &self.nodes[at.node].cores[at.shard];
         if facts.opens.is_none() && !core.mirror.is_opened() {
             fail!(DeviceContract, "{at:?} writes before its first opening is durable (W-08)");
+        }
+        for (group, last, keeps_tail) in &facts.resets {
+            let holds = core.mirror.replica(*group).is_some_and(|replica| replica.has(*last));
+            if holds && !keeps_tail {
+                fail!(AckDiscipline, "{at:?} {group:?} drops what it has behind {last:?} (S-04)");
+            }
         }
         for (group, span) in &facts.batches {
             let commit = core.commit_of(*group);

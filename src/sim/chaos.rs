@@ -36,6 +36,8 @@ pub(super) enum Chaos {
     Uncut(usize),
     /// A leader is cut off together with its device, or does not hear one follower.
     Ambush,
+    /// A plot begins, or the one that is under way goes on.
+    Plot,
     /// A node stands still.
     Pause,
     /// It goes on, if it is still that run.
@@ -76,6 +78,7 @@ impl World {
             (chaos.crash, Chaos::Crash),
             (chaos.cut, Chaos::Cut),
             (chaos.ambush, Chaos::Ambush),
+            (chaos.plot, Chaos::Plot),
             (chaos.pause, Chaos::Pause),
             (chaos.stall, Chaos::Stall),
             (chaos.hang, Chaos::Hang),
@@ -92,7 +95,7 @@ impl World {
         }
     }
 
-    fn again(&mut self, kind: Recurring, begins: Chaos) {
+    pub(super) fn again(&mut self, kind: Recurring, begins: Chaos) {
         let delay = kind.every.draw(&mut self.prng.chaos);
         self.queue.after(delay, Event::Chaos(begins));
     }
@@ -108,6 +111,7 @@ impl World {
             Chaos::Crash
             | Chaos::Cut
             | Chaos::Ambush
+            | Chaos::Plot
             | Chaos::Pause
             | Chaos::Stall
             | Chaos::Hang
@@ -119,6 +123,7 @@ impl World {
             Chaos::Crash => self.begin_crash(),
             Chaos::Cut => self.begin_cut(),
             Chaos::Ambush => self.begin_ambush(),
+            Chaos::Plot => self.plot_on(),
             Chaos::Pause => self.begin_pause(),
             Chaos::Stall => self.begin_stall(),
             Chaos::Hang => self.begin_hang(),
@@ -130,7 +135,7 @@ impl World {
         Ok(())
     }
 
-    fn any_node(&mut self) -> usize {
+    pub(super) fn any_node(&mut self) -> usize {
         let node = self.prng.chaos.below(self.nodes.len() as u64);
         usize::try_from(node).expect("a handful of nodes")
     }
@@ -232,14 +237,16 @@ impl World {
         self.again(kind, Chaos::Cut);
     }
 
-    fn cut(&mut self, links: CutLinks, lasts: Duration) {
+    pub(super) fn cut(&mut self, links: CutLinks, lasts: Duration) -> usize {
         for (from, to) in &links {
             self.tally.count(Fault::Cut);
             self.net.cut(*from, *to, true);
             self.note("cut", &[*from as u64, *to as u64]);
         }
         self.cuts.push(links);
-        self.queue.after(lasts, Event::Chaos(Chaos::Uncut(self.cuts.len() - 1)));
+        let cut = self.cuts.len() - 1;
+        self.queue.after(lasts, Event::Chaos(Chaos::Uncut(cut)));
+        cut
     }
 
     /// Two things at once that seldom meet by chance. Half of the time a leader is cut off while
@@ -271,15 +278,29 @@ impl World {
             self.net.cut(from, to, false);
             self.note("uncut", &[from as u64, to as u64]);
             let times_out = self.prng.chaos.chance(1, 2);
-            for link in self.net.links_of(from) {
-                if !self.net.link(link).nodes.contains(&to) {
-                    continue;
-                }
-                if times_out {
-                    self.reset(link);
-                } else {
-                    self.reschedule(link);
-                }
+            self.pass_on((from, to), times_out);
+        }
+    }
+
+    /// A cut ends before its time, and everything that waited comes through.
+    pub(super) fn release(&mut self, cut: usize) {
+        for (from, to) in core::mem::take(&mut self.cuts[cut]) {
+            self.net.cut(from, to, false);
+            self.note("uncut", &[from as u64, to as u64]);
+            self.pass_on((from, to), false);
+        }
+    }
+
+    /// What waited on the streams between two nodes moves again, or their streams are reset.
+    fn pass_on(&mut self, (from, to): (usize, usize), times_out: bool) {
+        for link in self.net.links_of(from) {
+            if !self.net.link(link).nodes.contains(&to) {
+                continue;
+            }
+            if times_out {
+                self.reset(link);
+            } else {
+                self.reschedule(link);
             }
         }
     }
@@ -305,16 +326,21 @@ impl World {
         if !self.nodes[node].answers() {
             return None;
         }
-        self.tally.count(fault);
-        self.nodes[node].paused = true;
-        self.note("pause", &[node as u64, fault as u64]);
         let lasts = kind.lasts.draw(&mut self.prng.chaos);
-        let boot = self.nodes[node].boot;
-        self.queue.after(lasts, Event::Chaos(Chaos::Resume { node, boot }));
+        self.stop(node, fault, lasts);
         Some(node)
     }
 
-    fn resume(&mut self, node: usize, boot: u64) {
+    /// A node stands still.
+    pub(super) fn stop(&mut self, node: usize, fault: Fault, lasts: Duration) {
+        self.tally.count(fault);
+        self.nodes[node].paused = true;
+        self.note("pause", &[node as u64, fault as u64]);
+        let boot = self.nodes[node].boot;
+        self.queue.after(lasts, Event::Chaos(Chaos::Resume { node, boot }));
+    }
+
+    pub(super) fn resume(&mut self, node: usize, boot: u64) {
         if self.nodes[node].boot != boot || !self.nodes[node].paused {
             return;
         }
@@ -339,7 +365,7 @@ impl World {
         self.again(kind, Chaos::Stall);
     }
 
-    fn stall_until(&mut self, node: usize, until: Moment) {
+    pub(super) fn stall_until(&mut self, node: usize, until: Moment) {
         // One that hangs already goes on hanging.
         let until = until.max(self.nodes[node].stalled_until);
         self.nodes[node].stalled_until = until;
@@ -404,6 +430,7 @@ impl World {
     /// Everything is mended at once; nothing breaks any more.
     pub(super) fn heal(&mut self) -> Check {
         self.chaotic = false;
+        self.plot = None;
         self.note("heal", &[]);
         for cut in 0..self.cuts.len() {
             self.uncut(cut);

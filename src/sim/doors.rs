@@ -187,7 +187,7 @@ impl World {
     /// The log of one shard is gone; the directory says that there was one (W-17).
     fn loses_log(&mut self, node: usize, prng: &mut Prng) {
         let core = self.any_core(node, prng);
-        if core.mirror.is_in_use() {
+        if core.mirror.has_begun() {
             core.disk = Disk::new(core.disk.geometry);
             self.damage(node, Fault::LostLog);
         }
@@ -204,7 +204,7 @@ impl World {
         let mut disk = self.nodes[other].cores[shard].disk.clone();
         disk.crash(now, false, prng);
         let core = &mut self.nodes[node].cores[shard];
-        if core.mirror.is_in_use() {
+        if core.mirror.has_begun() {
             core.disk = disk;
             self.damage(node, Fault::ForeignLog);
         }

@@ -74,6 +74,14 @@ impl Replica {
                 && self.run_at(span.last()) == Some(span.term))
     }
 
+    /// Whether the log durably holds this entry, behind its base.
+    pub(super) fn has(&self, entry: EntryId) -> bool {
+        let before = self.spans.range(..=entry.index).next_back().map(|(_, span)| span);
+        let term = before.filter(|span| span.contains(entry.index)).map(|span| span.term);
+        self.base.index < entry.index
+            && term.or_else(|| self.run_at(entry.index)) == Some(entry.term)
+    }
+
     /// The last index it holds.
     pub(super) fn last(&self) -> LogIndex {
         let known = self.base.index.max(self.runs_upto);
@@ -124,6 +132,8 @@ impl Replica {
 /// One per shard of a node; outlives the process, as the device does.
 #[derive(Clone, Default)]
 pub(super) struct Mirror {
+    /// A block followed the first opening.
+    has_begun: bool,
     groups: BTreeMap<GroupId, Replica>,
     /// Submitted and not yet in force; `true`: confirmed, but something before it is not.
     pending: BTreeMap<WriteSeq, (BlockFacts, bool)>,
@@ -150,6 +160,7 @@ const WITNESS_WITHIN: Duration = Duration::from_secs(1);
 impl Mirror {
     /// A block was submitted.
     pub(super) fn submitted(&mut self, write: WriteSeq, facts: BlockFacts) {
+        self.has_begun |= facts.opens.is_none();
         self.pending.insert(write, (facts, false));
     }
 
@@ -264,9 +275,10 @@ impl Mirror {
         }
     }
 
-    /// Whether anything but empty logs was ever durable here.
-    pub(super) fn is_in_use(&self) -> bool {
-        !self.groups.is_empty()
+    /// Whether a block followed the first opening: from then on an empty log is a loss (W-17), and
+    /// the real device has noted so durably before it issues that block.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     fn apply(&mut self, facts: BlockFacts) -> Check {
@@ -349,6 +361,38 @@ mod tests {
         replica.insert(span(2, 3, 1));
         assert_eq!(replica.last(), LogIndex::new(3));
         assert!(replica.holds(span(2, 3, 1)) && !replica.holds(span(1, 5, 1)));
+    }
+
+    #[test]
+    fn an_entry_is_there_with_its_term_only() {
+        let mut replica = Replica::default();
+        replica.insert(span(1, 1, 2));
+        replica.insert(span(2, 3, 4));
+        let has = |replica: &Replica, term: u64, index: u64| {
+            replica.has(EntryId::new(Term::new(term), LogIndex::new(index)))
+        };
+        assert!(has(&replica, 1, 2) && has(&replica, 2, 3) && has(&replica, 2, 6));
+        assert!(!has(&replica, 2, 2) && !has(&replica, 2, 7));
+        replica.reset(EntryId::new(Term::new(2), LogIndex::new(4)), true);
+        assert!(!has(&replica, 1, 2) && has(&replica, 2, 6), "behind the base only");
+    }
+
+    #[test]
+    fn a_log_has_begun_with_the_first_block_behind_an_opening() {
+        let mut mirror = Mirror::default();
+        let open = SegmentOpen {
+            part: 0,
+            parts: 2,
+            window_bytes: 0,
+            segment_bytes: 65_536,
+            void: crate::wal::Void::default(),
+            oldest: SegmentNo(0),
+        };
+        let facts = BlockFacts { opens: Some(open), ..batches(&[]) };
+        mirror.submitted(WriteSeq::new(1), facts);
+        assert!(!mirror.has_begun(), "a crash may cut it off anywhere");
+        mirror.submitted(WriteSeq::new(2), batches(&[span(1, 1, 1)]));
+        assert!(mirror.has_begun());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod audit;
 mod chaos;
 mod clients;
 mod graphs;
+mod plots;
 mod sessions;
 
 mod disk;

@@ -372,7 +372,8 @@ impl World {
         let now = self.queue.now();
         let (disk, chaos) = (&self.plan.disk, &self.plan.chaos);
         // Whatever keeps a device, a core or a clock from doing its part keeps the seal too.
-        let slow = [chaos.stall, chaos.ambush, chaos.slow_disk, chaos.hang, chaos.disk_full];
+        let slow = [chaos.stall, chaos.slow_disk, chaos.hang, chaos.disk_full];
+        let slow = [slow.as_slice(), &[chaos.ambush, chaos.plot]].concat();
         let still = [chaos.freeze, chaos.pause, chaos.slow_core];
         let is_excused = disk.no_space_ppm > 0 || slow.iter().chain(&still).any(Option::is_some);
         let Some(core) = self.core(at) else { return Ok(()) };
@@ -628,7 +629,7 @@ fn read_log(
         .into_iter()
         .map(|(segment, bytes)| SegmentFile { segment, bytes })
         .collect();
-    let may = if core.mirror.is_in_use() { WalMay::NotBeEmpty } else { WalMay::BeEmpty };
+    let may = if core.mirror.has_begun() { WalMay::NotBeEmpty } else { WalMay::BeEmpty };
     let mut recovery = Recovery::new(core.identity, geometry, may, &files)?;
     loop {
         match recovery.next() {

@@ -109,12 +109,16 @@ pub struct ChaosPlan {
     pub new_disk_percent: u64,
     /// Of a hundred restarts, so many lose their power again within moments.
     pub stumble_percent: u64,
+    /// Of a hundred blocks of an opening that has several, so many are followed by a loss of power.
+    pub torn_opening_percent: u64,
     /// One node, or one directed link, cannot be reached.
     pub cut: Option<Recurring>,
     /// Of a hundred cuts, so many are of one direction only.
     pub one_way_percent: u64,
     /// A leader is cut off together with its device, or does not hear one follower.
     pub ambush: Option<Recurring>,
+    /// A story of several steps about a leader; `lasts` is how long one step may take.
+    pub plot: Option<Recurring>,
     /// One node stands still.
     pub pause: Option<Recurring>,
     /// One device does nothing.
@@ -146,9 +150,11 @@ impl ChaosPlan {
             drain_percent: 0,
             new_disk_percent: 0,
             stumble_percent: 0,
+            torn_opening_percent: 0,
             cut: None,
             one_way_percent: 0,
             ambush: None,
+            plot: None,
             pause: None,
             stall: None,
             rot: None,
@@ -243,7 +249,7 @@ impl Plan {
         let load = draw_load(&mut prng, &geometry);
         let credit_bytes: u64 = *pick(&mut prng, &[64 << 10, 256 << 10, 1 << 20]);
         let arena_extents = draw_arena(&mut prng, nodes, credit_bytes, &geometry);
-        Self {
+        let mut plan = Self {
             seed,
             nodes,
             shards: *pick(&mut prng, &[1, 1, 2]),
@@ -263,6 +269,61 @@ impl Plan {
             chaos,
             load,
             root: prng.next_u64(),
+        };
+        plan.draw_late(&mut prng);
+        plan
+    }
+
+    /// What was added last is drawn last, and the worlds without it stay what they were.
+    fn draw_late(&mut self, prng: &mut Prng) {
+        if self.nodes > 1 && prng.chance(25, 100) {
+            self.draw_plots(prng);
+        }
+        // Openings of several blocks: many groups, small blocks.
+        if self.groups >= 50 && prng.chance(2, 3) {
+            let geometry = &mut self.geometry;
+            geometry.block_bytes_max = *pick(prng, &[4 << 10, 8 << 10]);
+            let window = u64::from(geometry.block_bytes_max * geometry.writes_in_flight_max);
+            geometry.in_flight_bytes_max = window.min(geometry.segment_bytes / 2);
+            geometry.check();
+            let record = u64::from(geometry.block_bytes_max) / 4;
+            self.load.record_bytes_max = self.load.record_bytes_max.min(record);
+            self.chaos.torn_opening_percent = *pick(prng, &[0, 10, 30]);
+        }
+    }
+
+    /// A plot needs time, somebody who asks for things all the while, and mostly no other faults,
+    /// which only make it end early.
+    fn draw_plots(&mut self, prng: &mut Prng) {
+        if self.nodes == 3 && prng.chance(1, 3) {
+            // Some stories need a minority of more than one.
+            self.nodes = 5;
+            let least = least_arena(self.nodes, self.credit_bytes, &self.geometry);
+            self.arena_extents = self.arena_extents.max(least);
+        }
+        let story = Recurring { every: Between::millis(10, 300), lasts: Between::millis(500, 501) };
+        self.groups = self.groups.min(*pick(prng, &[1, 1, 3, 200]));
+        self.load.requests = self.load.requests.max(5000);
+        self.load.think = Between::millis(1, 20);
+        self.load.clients = self.load.clients.max(4);
+        self.load.patience = Duration::from_millis(200);
+        self.load.read_percent = *pick(prng, &[20, 60]);
+        if self.groups <= 13 && prng.chance(1, 2) {
+            // Logs that are trimmed all the time.
+            self.geometry.segment_bytes = 64 << 10;
+            self.geometry.block_bytes_max = 16 << 10;
+            self.geometry.in_flight_bytes_max = 32 << 10;
+            self.geometry.check();
+            self.retention_bytes = Some(self.geometry.segment_bytes / 4);
+            self.load.record_bytes_max = 2000;
+        }
+        let chaos = &mut self.chaos;
+        chaos.plot = Some(story);
+        chaos.lasts += Duration::from_secs(2);
+        if prng.chance(3, 4) {
+            let power_loss_percent = chaos.power_loss_percent;
+            let plot = chaos.plot;
+            *chaos = ChaosPlan { power_loss_percent, plot, ..ChaosPlan::quiet(chaos.lasts) };
         }
     }
 }
@@ -368,10 +429,13 @@ fn draw_geometry(prng: &mut Prng, groups: u64) -> Geometry {
 /// Half of it for what peers send, the other half for own writes: that is what the configuration
 /// asks for at least, and one choice is exactly that.
 fn draw_arena(prng: &mut Prng, nodes: u16, credit_bytes: u64, geometry: &Geometry) -> usize {
+    least_arena(nodes, credit_bytes, geometry) + *pick(prng, &[0, 0, 8, 24])
+}
+
+fn least_arena(nodes: u16, credit_bytes: u64, geometry: &Geometry) -> usize {
     let halves = [u64::from(nodes - 1) * credit_bytes, geometry.in_flight_bytes_max];
     let least = 2 * usize::try_from(halves[0].max(halves[1])).expect("a few MiB");
-    let least = least.div_ceil(ARENA_EXTENT_BYTES).max(ARENA_EXTENTS_MIN);
-    least + *pick(prng, &[0, 0, 8, 24])
+    least.div_ceil(ARENA_EXTENT_BYTES).max(ARENA_EXTENTS_MIN)
 }
 
 fn draw_retention(prng: &mut Prng, geometry: &Geometry) -> Option<u64> {
@@ -467,9 +531,11 @@ fn draw_chaos(prng: &mut Prng, nodes: u16) -> ChaosPlan {
         drain_percent: *pick(prng, &[0, 0, 30]),
         new_disk_percent: *pick(prng, &[0, 0, 0, 0, 0, 40]),
         stumble_percent: *pick(prng, &[0, 0, 0, 30, 80]),
+        torn_opening_percent: 0,
         cut,
         one_way_percent: *pick(prng, &[0, 50, 100]),
         ambush,
+        plot: None,
         pause,
         stall,
         rot,
@@ -525,5 +591,10 @@ mod tests {
         assert!(plans.iter().any(|plan| plan.disk.misdirected_ppm > 0 && plan.nodes > 1));
         assert!(plans.iter().any(|plan| plan.chaos.hang.is_some() && plan.nodes == 7));
         assert!(plans.iter().any(|plan| plan.retention_bytes.is_some() && plan.shards == 2));
+        let plots = || plans.iter().filter(|plan| plan.chaos.plot.is_some());
+        assert!(plots().any(|plan| plan.nodes == 3) && plots().any(|plan| plan.nodes == 5));
+        assert!(plots().all(|plan| plan.nodes > 1));
+        let tears = |plan: &&Plan| plan.chaos.torn_opening_percent > 0;
+        assert!(plans.iter().filter(tears).any(|plan| plan.geometry.block_bytes_max == 4 << 10));
     }
 }

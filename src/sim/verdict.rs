@@ -189,13 +189,21 @@ faults! {
     Stumble, "stumble";
     /// A leader was cut off with its device, or did not hear a follower.
     Ambush, "ambush";
+    /// A story of several steps about a leader began.
+    Plot, "plot";
     /// A node that had lost its disk was not let in.
     TurnedAway, "turned_away";
 }
 
 /// How often each fault happened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally([u64; Fault::ALL.len()]);
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self([0; Fault::ALL.len()])
+    }
+}
 
 impl Tally {
     /// Counts one.

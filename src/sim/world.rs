@@ -16,6 +16,7 @@ use super::elections::Elections;
 use super::net::Net;
 use super::node::Node;
 use super::plan::Plan;
+use super::plots::Plot;
 use super::queue::Queue;
 use super::sessions::SessionClient;
 use super::trace::{Sink, Trace};
@@ -104,6 +105,10 @@ pub(super) struct World {
     pub(super) requests_left: u64,
     /// What each cut so far still stops.
     pub(super) cuts: Vec<CutLinks>,
+    /// The plot that is under way.
+    pub(super) plot: Option<Plot>,
+    /// When each node last began to lead group 1.
+    pub(super) led_since: Vec<Moment>,
     /// Faults are made; afterwards the world only heals.
     pub(super) chaotic: bool,
     /// Nothing happens after so many events.
@@ -176,6 +181,8 @@ impl World {
             clients,
             requests_left: plan.load.requests,
             cuts: Vec::new(),
+            plot: None,
+            led_since: vec![Moment::ZERO; nodes],
             checker: Checker::new(plan.groups, plan.nodes),
             elections: Elections::default(),
             audit: Audit::new(plan.groups),

@@ -138,10 +138,13 @@ mirror!(ChaosText of ChaosPlan {
     new_disk_percent: u64,
     #[serde(default)]
     stumble_percent: u64,
+    #[serde(default)]
+    torn_opening_percent: u64,
     one_way_percent: u64,
     crash: Option<RecurringText>,
     cut: Option<RecurringText>,
     ambush: Option<RecurringText>,
+    plot: Option<RecurringText>,
     pause: Option<RecurringText>,
     stall: Option<RecurringText>,
     rot: Option<RecurringText>,
