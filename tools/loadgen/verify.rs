@@ -24,8 +24,11 @@ use crate::payload::Payload;
 /// Bytes of one page.
 const PAGE_BYTES: u32 = 768 << 10;
 const _: () = assert!(PAGE_BYTES as usize <= BATCH_BYTES_MAX);
-/// Sections read side by side.
-const READERS: usize = 4;
+/// Sections read side by side: enough to keep the nodes and this program busy at once.
+const READERS_MIN: usize = 4;
+/// With many groups more of them are, because a node gives all that wait their part of one read of
+/// its device.
+const READERS_MAX: usize = 256;
 /// Records of a section: enough pages to be worth a reader, small enough to share a log out.
 const SECTION_RECORDS: u64 = 200_000;
 /// A node may need this long for one page while others are busy.
@@ -145,7 +148,8 @@ impl Verifier<'_> {
         loop {
             let answer = self.dial(group).and_then(|(endpoint, mut dialogue)| {
                 let read = Read {
-                    from: LogIndex::new(1),
+                    // Behind every end: answered without a record, which would come from the disk.
+                    from: LogIndex::new(u64::MAX >> 1),
                     max_bytes: 1,
                     consistency: Consistency::Linearizable,
                 };
@@ -202,8 +206,9 @@ impl Verifier<'_> {
     /// Keeps the readers busy until every section is read. The readers take turns: while one
     /// page is compared, the nodes send the others.
     fn read_all(&mut self) -> Result<(), Failure> {
+        let readers_max = self.audits.len().clamp(READERS_MIN, READERS_MAX);
         while !self.sections.is_empty() || !self.readers.is_empty() {
-            while self.readers.len() < READERS && !self.sections.is_empty() {
+            while self.readers.len() < readers_max && !self.sections.is_empty() {
                 self.add_reader()?;
             }
             for mut reader in std::mem::take(&mut self.readers) {
