@@ -10,19 +10,23 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use catamaran::claims;
+use catamaran::model::batch::{BATCH_HEADER_BYTES, BatchView};
 use catamaran::model::limits::{
     BATCHES_PER_BLOCK_MAX, FRAME_BYTES_MAX, INPUTS_PER_TURN_MAX, QUESTION_BYTES_PER_TURN_MAX,
-    QUESTIONS_PER_CONNECTION_MAX, READ_BYTES_PER_TURN_MAX,
+    QUESTIONS_PER_CONNECTION_MAX, READ_BACK_EXTENTS_PER_PEER_MAX, READ_BYTES_PER_TURN_MAX,
 };
 use catamaran::model::{ConnId, GroupId, LogIndex};
 use catamaran::raft::RoleName;
 use catamaran::shard::{Effect, Effects, Input, RetentionLimits};
-use catamaran::wal::Geometry;
+use catamaran::wal::{DirectoryEntry, Geometry, parse_block};
 use catamaran::wire::client::{
-    Consistency, Hello, Read, encode_append, encode_hello, encode_metadata, encode_read,
+    Consistency, Hello, Read, Reply, encode_append, encode_hello, encode_metadata, encode_read,
     encode_status,
 };
-use shard_world::{CLIENT, CLUSTER, SMALL, Setup, World, records};
+use catamaran::wire::{FRAME_HEADER_BYTES, FrameHeader};
+
+use shard_world::{CLIENT, CLUSTER, Node, SMALL, Setup, World, records};
 
 #[test]
 fn appends_are_replicated_acknowledged_and_read_back() {
@@ -395,4 +399,201 @@ fn a_turn_takes_no_more_than_it_may() {
 
 fn sent_bytes(effect: &Effect) -> usize {
     if let Effect::SendClient { frame, .. } = effect { frame.len_bytes() } else { 0 }
+}
+
+/// Many small batches of many groups in each block, in logs that do not fit into memory.
+const INTERLEAVED: Geometry = Geometry {
+    segment_bytes: 2 << 20,
+    block_bytes_max: 128 << 10,
+    in_flight_bytes_max: 512 << 10,
+    writes_in_flight_max: 12,
+};
+const GROUPS: u64 = 400;
+/// What a record of these tests takes in the log, about.
+const RECORD_BYTES: usize = 1000;
+
+fn read_bytes(world: &World) -> u64 {
+    world.nodes.iter().map(|node| node.shard.counters().wal_read_bytes).sum()
+}
+
+/// A world of `GROUPS` groups with a follower that is away, and to which so many bytes of records
+/// were appended meanwhile, one record of each group after the other.
+fn world_of_interleaved_groups(rounds: u64) -> (World, usize, u64) {
+    let mut world = World::new(INTERLEAVED, GROUPS, RetentionLimits::default());
+    world.run(1500);
+    let away = (world.leader(1) + 1) % 3;
+    world.stop(away);
+    world.run(1500);
+    let mut done = 0;
+    for round in 0..rounds {
+        for group in 1..=GROUPS {
+            world.append(group, 1 + round * GROUPS + group, &records(1, RECORD_BYTES));
+        }
+        world.run(10);
+        done += world.count_done();
+    }
+    world.run(200);
+    done += world.count_done();
+    assert_eq!(done as u64, rounds * GROUPS);
+    (world, away, (done * RECORD_BYTES) as u64)
+}
+
+/// A block holds batches of many groups, and so does a read: alone, each group would read all of
+/// the log to find its own.
+#[test]
+fn a_peer_that_was_away_gets_interleaved_groups_from_one_passage_over_the_log() {
+    let (mut world, away, missing) = world_of_interleaved_groups(40);
+    let before = read_bytes(&world);
+    world.resume(away);
+    let mut rounds = 0;
+    let is_behind = |world: &World| {
+        (1..=GROUPS).any(|group| {
+            let last = world.group(world.leader(group), group).last();
+            world.group(away, group).durable() < last.index
+        })
+    };
+    while is_behind(&world) {
+        assert!(rounds < 10_000, "it does not catch up");
+        world.run(100);
+        rounds += 100;
+    }
+    let read = read_bytes(&world) - before;
+    eprintln!("{read} bytes read for {missing} that were missing, {rounds} rounds");
+    assert!(missing / 2 < read, "nothing came from the device: the test shows nothing");
+    assert!(read < 3 * missing, "{read} bytes read for {missing} that were missing");
+    claims!(W15_ONE_READ_SERVES_MANY);
+}
+
+/// Reads every log of the world from its leader, as many side by side as given, and answers how
+/// many records of full size there were.
+fn read_side_by_side(world: &mut World, readers: usize) -> usize {
+    let wish = |world: &mut World, group: u64, from: u64| {
+        let leader = world.leader(group);
+        let mut bytes = Vec::new();
+        let (from, consistency) = (LogIndex::new(from), Consistency::Stale);
+        let read = Read { from, max_bytes: 64 << 10, consistency };
+        encode_read(&mut bytes, group, GroupId::new(group), &read);
+        let bytes = bytes.into();
+        world.nodes[leader].inputs.push(Input::ClientBytes { conn: CLIENT, bytes });
+    };
+    let (mut asked, mut open, mut seen) = (0, 0, 0);
+    for _ in 0..40_000 {
+        while asked < GROUPS && open < readers {
+            asked += 1;
+            open += 1;
+            wish(world, asked, 1);
+        }
+        world.run(1);
+        let frames: Vec<_> =
+            world.nodes.iter_mut().flat_map(|node| node.answers.drain(..)).collect();
+        for frame in frames {
+            let header = FrameHeader::decode(&frame, 2 << 20).expect("checked");
+            let reply = Reply::decode(&header, &frame[FRAME_HEADER_BYTES..]).expect("a reply");
+            let Reply::Read(reply) = reply else { panic!("{reply:?}") };
+            let mut batches = reply.batches;
+            assert!(!batches.is_empty(), "group {} at {}", header.correlation, reply.head.next);
+            while !batches.is_empty() {
+                let batch = BatchView::decode(batches).expect("a good batch");
+                let of_full_size = |record: &[u8]| record.len() == RECORD_BYTES;
+                seen += batch.records().filter(|r| of_full_size(r.expect("adds up").1)).count();
+                batches = &batches[batch.header.batch_bytes()..];
+            }
+            if reply.head.next <= reply.head.commit {
+                wish(world, header.correlation, reply.head.next.get());
+            } else {
+                open -= 1;
+            }
+        }
+        if asked == GROUPS && open == 0 {
+            return seen;
+        }
+    }
+    panic!("not read to the end: {seen} records, {open} groups");
+}
+
+#[test]
+fn clients_that_read_interleaved_groups_side_by_side_share_reads_of_the_device() {
+    let (mut world, _, written) = world_of_interleaved_groups(40);
+    for (readers, bound) in [(GROUPS as usize, 3), (GROUPS as usize / 4, 12)] {
+        let before = read_bytes(&world);
+        assert_eq!(read_side_by_side(&mut world, readers) * RECORD_BYTES, written as usize);
+        let read = read_bytes(&world) - before;
+        eprintln!("{readers} readers: {read} bytes read for {written}");
+        assert!(written / 2 < read, "nothing came from the device: the test shows nothing");
+        assert!(read < bound * written, "{readers} readers: {read} bytes read for {written}");
+    }
+}
+
+/// What is read for a peer that then takes nothing holds four extents and no more, however many
+/// groups it lags in; others are served as ever.
+#[test]
+fn a_peer_that_hangs_while_it_catches_up_holds_a_few_extents() {
+    let (mut world, away, written) = world_of_interleaved_groups(40);
+    world.resume(away);
+    world.deaf = Some(away);
+    world.run(200);
+    let held = |world: &mut World, at: usize| -> usize {
+        (2..4).map(|owner| world.nodes[at].arena.lent_apart(owner)).max().expect("two links")
+    };
+    let mut most = 0;
+    for _ in 0..50 {
+        world.run(10);
+        most = (0..3).map(|at| held(&mut world, at)).chain([most]).max().expect("some");
+    }
+    assert!(most > 0, "nothing was read for it: the test shows nothing");
+    assert!(most <= READ_BACK_EXTENTS_PER_PEER_MAX, "{most} extents");
+    world.count_done();
+    assert_eq!(read_side_by_side(&mut world, GROUPS as usize) * RECORD_BYTES, written as usize);
+    world.deaf = None;
+    world.run(6000);
+    for group in 1..=GROUPS {
+        let last = world.group(world.leader(group), group).last();
+        assert_eq!(world.group(away, group).last(), last, "group {group}");
+    }
+}
+
+/// A batch that is damaged stops its own group; it is tried again now and then, not all the time.
+#[test]
+fn a_damaged_batch_keeps_neither_the_other_groups_nor_the_device_busy() {
+    let (mut world, away, _) = world_of_interleaved_groups(40);
+    let damaged = 1 + (0..GROUPS).find(|at| world.leader(1 + at) != away).expect("one leads");
+    let leader = world.leader(damaged);
+    spoil_first_batch(&mut world.nodes[leader], damaged);
+    world.resume(away);
+    world.run(6000);
+    for group in (1..=GROUPS).filter(|group| *group != damaged) {
+        let last = world.group(world.leader(group), group).last();
+        assert_eq!(world.group(away, group).last(), last, "group {group}");
+    }
+    let last = world.group(leader, damaged).last();
+    assert_ne!(world.group(away, damaged).last(), last, "it cannot have it");
+    let reads = |world: &World| world.nodes[leader].shard.counters().wal_reads;
+    let before = reads(&world);
+    world.run(1000);
+    let after = reads(&world) - before;
+    assert!((5..=25).contains(&after), "{after} reads a second for one batch");
+    claims!(W15_READ_CHECKSUM_WRONG);
+}
+
+/// Changes a bit in the body of the first batch of records of a group, wherever it lies on the disk.
+fn spoil_first_batch(node: &mut Node, group: u64) {
+    let identity = node.identity();
+    for (segment, bytes) in &mut node.disk {
+        let mut at = 0;
+        while at < bytes.len() {
+            let lsn = INTERLEAVED.start_of(*segment).plus(at as u64);
+            let Ok(block) = parse_block(&bytes[at..], lsn, &identity) else { break };
+            let total = block.total_bytes() as usize;
+            let is_it = |entry: &DirectoryEntry| {
+                entry.group == GroupId::new(group) && entry.bytes as usize > RECORD_BYTES
+            };
+            let offset = block.entries().find(is_it).map(|entry| entry.offset as usize);
+            if let Some(offset) = offset {
+                bytes[at + offset + BATCH_HEADER_BYTES + 100] ^= 1;
+                return;
+            }
+            at += total;
+        }
+    }
+    panic!("no batch of group {group}");
 }

@@ -89,8 +89,11 @@ pub struct Arena {
     extent_bytes: usize,
     /// The extent that is being carved, and how much of it is gone.
     current: Option<(usize, usize)>,
-    /// The same for [`Arena::take_apart`]. Free again as soon as nothing points into it.
-    apart: Option<(usize, usize)>,
+    /// The same for each owner of [`Arena::take_apart`]. Free again as soon as nothing points into
+    /// it.
+    apart: Vec<Option<(usize, usize)>>,
+    /// For whom an extent was carved by [`Arena::take_apart`] when it was last carved.
+    owners: Vec<Option<usize>>,
     /// Where the search for the next free extent starts; round robin keeps caches honest.
     cursor: usize,
 }
@@ -104,10 +107,11 @@ impl Arena {
     pub fn new(extents: usize, extent_bytes: usize) -> Self {
         assert!(extent_bytes.is_multiple_of(BLOCK_ALIGN_BYTES), "{extent_bytes} is not aligned");
         let region = Arc::new(Region::new(extents * extent_bytes));
+        let owners = vec![None; extents];
         let extents = (0..extents)
             .map(|i| Arc::new(Extent { region: Arc::clone(&region), start: i * extent_bytes }))
             .collect();
-        Self { region, extents, extent_bytes, current: None, apart: None, cursor: 0 }
+        Self { region, extents, extent_bytes, current: None, apart: Vec::new(), owners, cursor: 0 }
     }
 
     /// Bytes of one extent, and so the largest block.
@@ -152,18 +156,32 @@ impl Arena {
     /// Like [`Arena::take_spare`], for what is let go of long before the blocks that are carved at
     /// the same time: carved from an extent of its own. Between the blocks it would leave holes that
     /// come free only with the last of them, and a few small blocks would keep a whole arena.
-    pub fn take_apart(&mut self, bytes: usize) -> Option<BlockBuf> {
+    /// Owners, small numbers, share no extent, so that [`Arena::lent_apart`] can tell what each holds.
+    pub fn take_apart(&mut self, bytes: usize, owner: usize) -> Option<BlockBuf> {
         let bytes = bytes.next_multiple_of(BLOCK_ALIGN_BYTES);
         assert!(bytes <= self.extent_bytes, "{bytes} exceeds an extent of {}", self.extent_bytes);
         if self.free_extents() <= self.extents.len() / 8 {
             return None;
         }
-        let (extent, used) = match self.apart {
+        let (extent, used) = match self.apart.get(owner).copied().flatten() {
             Some((extent, used)) if used + bytes <= self.extent_bytes => (extent, used),
             _ => (self.find_free()?, 0),
         };
-        self.apart = Some((extent, used + bytes));
+        if self.apart.len() <= owner {
+            self.apart.resize(owner + 1, None);
+        }
+        self.apart[owner] = Some((extent, used + bytes));
+        self.owners[extent] = Some(owner);
         Some(BlockBuf { extent: Arc::clone(&self.extents[extent]), start: used, len: bytes })
+    }
+
+    /// Extents that were carved apart for `owner` and that something points into yet. O(extents).
+    pub fn lent_apart(&mut self, owner: usize) -> usize {
+        let extents = self.extents.iter_mut().zip(&self.owners);
+        extents
+            .filter(|(_, of)| **of == Some(owner))
+            .filter_map(|(extent, _)| Arc::get_mut(extent).is_none().then_some(()))
+            .count()
     }
 
     /// Freezes the first `used` bytes of `buf` and takes back what follows them, if nothing was
@@ -203,7 +221,9 @@ impl Arena {
     pub fn reclaim(&mut self) -> bool {
         let unlent = self.extents.iter_mut().all(|extent| Arc::get_mut(extent).is_some());
         if unlent {
-            (self.current, self.apart, self.cursor) = (None, None, 0);
+            (self.current, self.cursor) = (None, 0);
+            self.apart.fill(None);
+            self.owners.fill(None);
         }
         unlent
     }
@@ -220,7 +240,10 @@ impl Arena {
             // so the last reader's reads come before our writes.
             if Arc::get_mut(&mut self.extents[i]).is_some() {
                 self.cursor = (i + 1) % extents;
-                self.apart = self.apart.filter(|(extent, _)| *extent != i);
+                for apart in &mut self.apart {
+                    *apart = apart.filter(|(extent, _)| *extent != i);
+                }
+                self.owners[i] = None;
                 return Some(i);
             }
         }
@@ -416,15 +439,32 @@ mod tests {
         let mut blocks = Vec::new();
         for _ in 0..8 {
             blocks.push(arena.take(4096).expect("room").freeze(4096));
-            drop(arena.take_apart(16384).expect("room"));
-            drop(arena.take_apart(12288).expect("room"));
+            drop(arena.take_apart(16384, 0).expect("room"));
+            drop(arena.take_apart(12288, 0).expect("room"));
         }
         // Eight blocks of a quarter of an extent: one extent is full, the other is being carved.
         assert_eq!(arena.free_extents(), 14);
         // An extent that was carved for reads and is free serves blocks, and is not carved on.
         let all: Vec<_> = core::iter::from_fn(|| arena.take(16384)).collect();
         assert_eq!((all.len(), arena.free_extents()), (14, 0));
-        assert!(arena.take_apart(4096).is_none());
+        assert!(arena.take_apart(4096, 0).is_none());
+    }
+
+    #[test]
+    fn what_each_owner_holds_apart_is_known_until_its_last_slice_goes() {
+        let mut arena = Arena::new(16, 16384);
+        let mut take = |owner, bytes| arena.take_apart(bytes, owner).expect("room").freeze(bytes);
+        let (a, b, other) = (take(1, 4096), take(1, 4096), take(2, 16384));
+        let large = take(1, 16384);
+        assert_eq!([0, 1, 2].map(|owner| arena.lent_apart(owner)), [0, 2, 1]);
+        drop(a);
+        assert_eq!(arena.lent_apart(1), 2, "a neighbour of the same owner is lent yet");
+        drop((b, large));
+        assert_eq!([1, 2].map(|owner| arena.lent_apart(owner)), [0, 1]);
+        // Carved for the log meanwhile, an extent is its former owner's no more.
+        let blocks: Vec<_> = core::iter::from_fn(|| arena.take(16384)).collect();
+        assert_eq!((blocks.len(), arena.lent_apart(1), arena.lent_apart(2)), (15, 0, 1));
+        drop(other);
     }
 
     #[test]

@@ -53,11 +53,15 @@ pub const SEGMENT_RETRY: Duration = Duration::from_secs(1);
 pub const SPARE_SEGMENTS_MAX: usize = 4;
 /// Device reads one shard has in flight: more would only take memory from the writes.
 pub const FETCHES_MAX: usize = 4;
-/// Groups for which something is read back for one lagging peer at a time; the others wait their
-/// turn. What is read back holds an extent until it is acknowledged, and a peer that hangs
-/// acknowledges nothing: with seven nodes these are 24 of 64 extents at worst. A round trip to a
-/// working peer takes about a millisecond, so small logs still catch up at thousands a second.
-pub const FETCHES_PER_PEER_MAX: usize = 4;
+/// Extents that what is read back for one lagging peer may hold. Batches point into what they were
+/// read into until they were sent, and to a peer that hangs nothing is: with seven nodes these are
+/// 24 of 64 extents at worst.
+pub const READ_BACK_EXTENTS_PER_PEER_MAX: usize = 4;
+/// A peer's groups ask for more when what was read for them was sent, and then one read serves all.
+/// When some cannot be sent for so long (a full window), the others do not wait for it.
+pub const UNSENT_PATIENCE: Duration = Duration::from_millis(10);
+/// How long after a search for a peer that found nothing the next one follows.
+pub const FETCH_RETRY: Duration = Duration::from_millis(50);
 /// Batches a shard remembers as still in memory; older ones are let go and read back if wanted.
 pub const CACHED_BATCHES_MAX: usize = 65_536;
 /// Bytes of batches one turn puts into replies to reads (MR-02).
@@ -72,9 +76,16 @@ pub const QUESTION_BYTES_PER_TURN_MAX: usize = 4 << 20;
 /// The longest status text: it must fit into a frame, and 10,000 groups with large numbers would
 /// not.
 pub const STATUS_BYTES_MAX: usize = FRAME_BYTES_MAX - (64 << 10);
-/// Device reads one search for a batch may take before it gives up.
+/// Stretches of the log one search for a batch looks through before it gives up.
 pub const FETCH_HOPS_MAX: u32 = 256;
-/// What a device read takes beside the bytes that are wanted: the blocks around them.
+/// Stretches of the log that a client's page is gathered from beside the first that has something:
+/// some ten reads' time, when many wait.
+pub const PAGE_HOPS_MAX: u32 = 16;
+/// For so many searches of clients that wait it is one more: who is alone hears at once.
+pub const SEARCHES_PER_HOP: usize = 8;
+/// Bytes of such pages that one shard holds before it sends them as they are.
+pub const GATHERED_BYTES_MAX: usize = 4 << 20;
+/// What a device read for one client takes beside the bytes that are wanted: the blocks around them.
 pub const FETCH_BYTES_MIN: usize = 64 << 10;
 /// Reads one shard may have unanswered (F-01).
 pub const READS_WAITING_MAX: usize = 65_536;

@@ -34,8 +34,6 @@ struct GivenUp {
     /// The last of them.
     upto: LogIndex,
     bytes: u64,
-    /// Reads from the disk that they came from.
-    reads: usize,
 }
 
 /// One peer of one led group.
@@ -53,9 +51,6 @@ pub(super) struct Progress {
     in_flight_bytes: u64,
     /// What was given up and may still lie in the bulk stream.
     given_up: GivenUp,
-    /// The last index of each read from the disk whose batches wait or are on their way: until it
-    /// is acknowledged, the memory it was read into is in use.
-    reads: VecDeque<LogIndex>,
     /// Batches read back from the disk, consecutive; the first contains `next` or is behind it.
     fetched: VecDeque<LogBatch>,
     /// A fetch was asked for and not answered.
@@ -89,7 +84,6 @@ impl Progress {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             given_up: GivenUp::default(),
-            reads: VecDeque::new(),
             fetched: VecDeque::new(),
             fetching: false,
             heard: now,
@@ -130,10 +124,8 @@ impl Progress {
         if let Some(newest) = self.in_flight.back() {
             self.given_up.upto = self.given_up.upto.max(newest.last);
             self.given_up.bytes += core::mem::take(&mut self.in_flight_bytes);
-            self.given_up.reads += self.reads.len();
         }
         self.in_flight.clear();
-        self.reads.clear();
         self.fetched.clear();
         self.fetching = false;
     }
@@ -170,9 +162,6 @@ impl Progress {
         {
             self.in_flight_bytes -= u64::from(oldest.bytes);
             self.in_flight.pop_front();
-        }
-        while self.reads.front().is_some_and(|last| *last <= matched) {
-            self.reads.pop_front();
         }
         if self.given_up.upto <= matched {
             // What was sent first came first: the stream has carried all of it.
@@ -213,7 +202,7 @@ impl Progress {
         if self.amnesiac { Moment::ZERO } else { self.heard }
     }
 
-    /// Lets go of fetched batches that lie before `next`: each holds a whole extent of the arena,
+    /// Lets go of fetched batches that lie before `next`: each holds what it was read into,
     /// and a peer that has caught up asks for no more.
     fn drop_fetched(&mut self) {
         while self.fetched.front().is_some_and(|batch| batch.span.last() < self.next) {
@@ -237,9 +226,8 @@ impl Progress {
         self.fetched.clear();
         self.fetched.extend(batches);
         // The answer to a question from before the window was given up may hold only what the peer
-        // has acknowledged meanwhile. Counted, it would never be acknowledged again.
+        // has acknowledged meanwhile.
         self.drop_fetched();
-        self.reads.extend(self.fetched.back().map(|batch| batch.span.last()));
     }
 
     /// The bulk stream is gone, and with it what lay in it.
@@ -252,7 +240,7 @@ impl Progress {
         OnItsWay {
             bytes: self.in_flight_bytes + self.given_up.bytes,
             given_up_bytes: self.given_up.bytes,
-            reads: self.reads.len() + usize::from(self.fetching) + self.given_up.reads,
+            unsent: self.fetched.len(),
         }
     }
 

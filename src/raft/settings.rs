@@ -165,7 +165,7 @@ pub enum NextAppend {
     Fetch {
         /// The first index wanted; the batch that contains it may start earlier.
         from: LogIndex,
-        /// About how much to read.
+        /// What could be sent at once. More may be read.
         bytes_max: u64,
     },
 }
@@ -186,9 +186,8 @@ pub struct OnItsWay {
     pub bytes: u64,
     /// Those among them that are not waited for any more, but may still lie in the bulk stream.
     pub given_up_bytes: u64,
-    /// Reads from the disk that are under way for it, or whose batches wait, or were sent and not
-    /// acknowledged.
-    pub reads: usize,
+    /// Batches that were read from the disk for it and are not sent yet.
+    pub unsent: usize,
 }
 
 /// The role of a replica, for people and counters.

@@ -74,7 +74,7 @@ impl Shard {
         if self.config.retention.is_limited() && is_calm {
             for part in plan.rewrite {
                 if let Some(at) = self.slots.find(part.group) {
-                    self.fetches.want_forward(at, (part.first, part.last), part.bytes);
+                    self.want_forward(at, (part.first, part.last), part.bytes);
                 }
             }
         }
@@ -83,6 +83,9 @@ impl Shard {
     /// Lets go of the oldest batches in memory until enough extents are free: whoever still wants
     /// them reads them back from the device.
     fn evict(&mut self, arena: &mut Arena) {
+        if memory::is_low(arena) {
+            self.fetches.let_go();
+        }
         while memory::is_low(arena) || self.store.cached() > CACHED_BATCHES_MAX {
             // A batch at a time: an extent is free when its last slice is gone, and how many
             // share one is the arena's business.

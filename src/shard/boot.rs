@@ -54,6 +54,7 @@ impl Shard {
             .collect();
         let peers = nodes.iter().copied().filter(|node| *node != config.node);
         let links = Links::new(peers, list.len());
+        let fetches = Fetches::new(links.len());
         let planner = Planner::new(config.geometry, &identity, resume)
             .with_segments_ahead(config.segments_ahead)
             .with_segments_at_start(config.segments_at_start);
@@ -68,7 +69,7 @@ impl Shard {
             store,
             reads: Reads::default(),
             questions: Questions::default(),
-            fetches: Fetches::default(),
+            fetches,
             replies: Replies::default(),
             wishes: raft::Effects::default(),
             counters: Counters::default(),

@@ -1,8 +1,8 @@
 //! The peer links of a shard: two streams each, credit, round robin over groups.
 //!
 //! What a peer may keep busy of this shard's memory is bounded twice, by link and not by group:
-//! bulk bytes that are on their way, and reads from the disk whose batches are (a read of a few
-//! hundred bytes keeps a whole extent of the arena until it is acknowledged). What
+//! bulk bytes that are on their way, and extents that hold what was read from the disk for it (a few
+//! hundred bytes keep a whole one). What
 //! Raft gives up (a stalled window, a lost office) may still lie in the stream, so it goes on
 //! counting until the stream answers beyond it or ends. Does not: dial, shake hands, or know how
 //! bytes travel; the world announces streams when they are ready and takes frames for them.
@@ -11,7 +11,7 @@ use core::time::Duration;
 use std::collections::VecDeque;
 
 use crate::base::Moment;
-use crate::model::limits::{FETCHES_PER_PEER_MAX, FRAME_BYTES_MAX};
+use crate::model::limits::{FRAME_BYTES_MAX, READ_BACK_EXTENTS_PER_PEER_MAX};
 use crate::model::{NodeId, StreamId};
 use crate::raft::{Envelope, OnItsWay};
 use crate::wire::Assembler;
@@ -28,7 +28,6 @@ pub(super) struct Bulk {
 #[derive(Clone, Copy, Debug, Default)]
 struct Limbo {
     bytes: u64,
-    reads: usize,
     /// Once more than this was acknowledged, something that was sent later was: streams keep
     /// order, so nothing of this lies in the stream any more. (The answer may be for an earlier
     /// copy of the same batch; then the peer at least made progress, and the error is a window.)
@@ -48,19 +47,17 @@ pub(super) struct Link {
     pub(super) in_flight_bytes: u64,
     /// Those among them that their groups gave up.
     given_up_bytes: u64,
-    /// Reads from the disk under way for this peer, or not acknowledged, over all groups.
-    reads: usize,
+    /// Batches read from the disk for this peer and not sent yet, over all groups.
+    unsent: usize,
     /// What groups had sent that this node leads no more.
     limbo: Limbo,
     /// Bulk bytes acknowledged since the start.
     acked_bytes: u64,
     /// When bytes were last acknowledged, or the first were given up.
     moved: Moment,
-    /// Groups that wait until something more may be read back, in turn.
-    fetch_line: VecDeque<usize>,
     /// Groups with something to send, served in turn (MR-02).
     pub(super) ready: VecDeque<usize>,
-    /// Which groups are in `ready` or `fetch_line`, by slot.
+    /// Which groups are in `ready`, by slot.
     pub(super) is_ready: Vec<bool>,
 }
 
@@ -80,11 +77,10 @@ impl Links {
                 outbox: Vec::new(),
                 in_flight_bytes: 0,
                 given_up_bytes: 0,
-                reads: 0,
+                unsent: 0,
                 limbo: Limbo::default(),
                 acked_bytes: 0,
                 moved: Moment::ZERO,
-                fetch_line: VecDeque::new(),
                 ready: VecDeque::new(),
                 is_ready: vec![false; slots],
             })
@@ -149,34 +145,17 @@ impl Link {
         self.bulk.map_or(0, |bulk| bulk.credit_bytes.saturating_sub(taken))
     }
 
-    /// Reads for this peer that may hold memory: as many extents as it has credit, a few at most,
-    /// one at least.
-    fn reads_max(&self, extent_bytes: usize) -> usize {
+    /// Extents that what is read back for this peer may hold: as many as it has credit, a few at
+    /// most, one at least.
+    pub(super) fn extents_max(&self, extent_bytes: usize) -> usize {
         let credit = self.bulk.map_or(0, |bulk| bulk.credit_bytes);
         let extents = usize::try_from(credit).unwrap_or(usize::MAX) / extent_bytes;
-        extents.clamp(1, FETCHES_PER_PEER_MAX)
+        extents.clamp(1, READ_BACK_EXTENTS_PER_PEER_MAX)
     }
 
-    /// Whether something more may be read back for this peer.
-    pub(super) fn may_fetch(&self, extent_bytes: usize) -> bool {
-        self.reads + self.limbo.reads < self.reads_max(extent_bytes)
-    }
-
-    /// Lets a group wait for that.
-    pub(super) fn wait_to_fetch(&mut self, slot: usize) {
-        if !self.is_ready[slot] {
-            self.is_ready[slot] = true;
-            self.fetch_line.push_back(slot);
-        }
-    }
-
-    /// Puts those that may have something read back now into the round.
-    pub(super) fn admit_fetches(&mut self, extent_bytes: usize) {
-        let taken = self.reads + self.limbo.reads;
-        let free = self.reads_max(extent_bytes).saturating_sub(taken);
-        for _ in 0..free.min(self.fetch_line.len()) {
-            self.ready.extend(self.fetch_line.pop_front());
-        }
+    /// Batches that were read back for this peer and wait to be sent.
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent
     }
 
     /// Brings the sums up to date for one group, from what was counted for it to what `found` is;
@@ -191,7 +170,7 @@ impl Link {
         let found = found.unwrap_or_default();
         self.in_flight_bytes = self.in_flight_bytes + found.bytes - counted.bytes;
         self.given_up_bytes = self.given_up_bytes + found.given_up_bytes - counted.given_up_bytes;
-        self.reads = self.reads + found.reads - counted.reads;
+        self.unsent = self.unsent + found.unsent - counted.unsent;
         let acked_bytes = counted.bytes.saturating_sub(lost.bytes + found.bytes);
         if acked_bytes > 0 {
             self.acked_bytes += acked_bytes;
@@ -202,7 +181,6 @@ impl Link {
                 self.moved = now;
             }
             self.limbo.bytes += lost.bytes;
-            self.limbo.reads += lost.reads;
             self.limbo.until_acked_bytes = self.acked_bytes + self.in_flight_bytes;
         } else if self.limbo.bytes > 0 && self.limbo.until_acked_bytes < self.acked_bytes {
             self.limbo = Limbo::default();
@@ -216,13 +194,13 @@ impl Link {
         self.limbo = Limbo::default();
     }
 
-    /// Whether the bulk stream holds what nobody waits for, others wait behind it, and nothing was
-    /// acknowledged for `patience`: only its end gives the memory back.
-    pub(super) fn is_wedged(&self, now: Moment, patience: Duration) -> bool {
-        let waits = !self.ready.is_empty() || !self.fetch_line.is_empty();
+    /// Whether the bulk stream holds what nobody waits for, others wait behind it (`is_awaited`: for
+    /// memory to read back into), and nothing was acknowledged for `patience`: only its end gives the
+    /// memory back.
+    pub(super) fn is_wedged(&self, now: Moment, patience: Duration, is_awaited: bool) -> bool {
         self.bulk.is_some()
             && self.limbo.bytes + self.given_up_bytes > 0
-            && waits
+            && (!self.ready.is_empty() || is_awaited)
             && patience <= now.since(self.moved)
     }
 }

@@ -33,12 +33,16 @@ pub(super) fn is_low(arena: &mut Arena) -> bool {
     arena.free_extents() < wanted_free(arena.extents())
 }
 
-/// Memory to read `bytes` back from the device, if there is enough for everything else.
-pub(super) fn take_for_read_back(arena: &mut Arena, bytes: usize) -> Option<BlockBuf> {
+/// Memory to read `bytes` back from the device for `owner`, if there is enough for everything else.
+pub(super) fn take_for_read_back(
+    arena: &mut Arena,
+    bytes: usize,
+    owner: usize,
+) -> Option<BlockBuf> {
     if arena.free_extents() <= kept_from_read_backs(arena.extents()) {
         None
     } else {
-        arena.take_apart(bytes)
+        arena.take_apart(bytes, owner)
     }
 }
 
@@ -63,7 +67,7 @@ mod tests {
                 while is_low(&mut arena) && !cached.is_empty() {
                     cached.remove(0);
                 }
-                let read = take_for_read_back(&mut arena, bytes);
+                let read = take_for_read_back(&mut arena, bytes, 0);
                 assert!(read.is_some() || cached.is_empty(), "{extents} extents, {carved} carved");
                 assert!(read.is_some() || extents == 2, "{extents} extents, {carved} carved");
                 drop(block);

@@ -28,7 +28,10 @@ mod apply;
 mod memory;
 
 mod fetch;
+mod found;
 mod reads;
+mod stretch;
+mod wants;
 
 mod reply;
 mod status;
@@ -117,7 +120,7 @@ impl Shard {
             //                           requests   -> one closed block, a batch per group
             self.propose(); //           batches    -> spans at the tail of each group's log
         }
-        self.replicate(arena.extent_bytes(), fx); // spans     -> one frame per peer for all groups
+        self.replicate(fx); //           spans      -> one frame per peer for all groups
         self.persist(arena, fx); //      blocks     -> aligned device writes
         self.commit(fx); //              durable acks -> commit indexes
         self.trace();

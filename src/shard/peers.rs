@@ -94,8 +94,9 @@ impl Shard {
     pub(super) fn drop_wedged_streams(&mut self, fx: &mut Effects) {
         let patience = self.config.timing.watchdog();
         for at in 0..self.links.len() {
+            let waits = self.fetches.wait_for_peer(at);
             let link = self.links.at(at);
-            if link.is_wedged(self.now, patience)
+            if link.is_wedged(self.now, patience, waits)
                 && let Some(bulk) = link.bulk
             {
                 self.counters.peer_streams_wedged += 1;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Shard;
 use super::slot::Origin;
-use crate::base::{Moment, Slice};
+use crate::base::Moment;
 use crate::model::limits::{READ_BYTES_PER_TURN_MAX, READ_DEADLINE, READS_WAITING_MAX};
 use crate::model::{GroupId, LogIndex, Refusal};
 use crate::raft::{LogBatch, ReadToken};
@@ -53,6 +53,11 @@ impl Reads {
         if let Some(read) = self.unconfirmed.remove(&token) {
             self.failed.push((read, refusal));
         }
+    }
+
+    /// What this turn put into replies to reads so far.
+    pub(super) fn bytes_this_turn(&self) -> usize {
+        self.bytes_this_turn
     }
 
     /// Reads of this shard that wait for a round, for status and budgets.
@@ -123,14 +128,14 @@ impl Shard {
         }
         if read.read.from > commit {
             mark!(L15_READ_AT_THE_END);
-            return self.answer_read(read, Vec::new());
+            return self.answer_read(read, &[]);
         }
         match self.gather_from_memory(&read) {
             Some(batches) => {
                 mark!(L15_READ_FROM_MEMORY);
-                self.answer_read(read, batches);
+                self.answer_read(read, &batches);
             }
-            None => self.fetches.want_client(read, commit),
+            None => self.want_for_client(read, commit),
         }
     }
 
@@ -159,10 +164,24 @@ impl Shard {
 
     /// Answers with these consecutive committed batches, none meaning that `from` is not
     /// committed yet.
-    pub(super) fn answer_read(&mut self, read: Confirmed, batches: Vec<LogBatch>) {
+    pub(super) fn answer_read(&mut self, read: Confirmed, batches: &[LogBatch]) {
+        let next = batches.last().map_or(read.read.from, |batch| batch.span.last().next());
+        let slices = batches.iter().map(|batch| {
+            &batch.slice.as_ref().expect("only batches in memory are answered with")[..]
+        });
+        self.answer_page(read, next, slices);
+    }
+
+    /// Answers with these bytes of consecutive committed batches, the last of which ends before
+    /// `next`.
+    pub(super) fn answer_page<'a>(
+        &mut self,
+        read: Confirmed,
+        next: LogIndex,
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
+    ) {
         self.counters.read_requests += 1;
         let slot = &self.slots[read.slot];
-        let next = batches.last().map_or(read.read.from, |batch| batch.span.last().next());
         let head = ReadReplyHead {
             first_available: slot.raft.first_index(),
             commit: if planted!(C04_UNCOMMITTED_READ) {
@@ -172,16 +191,12 @@ impl Shard {
             },
             next,
         };
-        let slices: Vec<Slice> = batches
-            .into_iter()
-            .map(|batch| batch.slice.expect("only batches in memory are answered with"))
-            .collect();
-        let parts = || slices.iter().map(|slice| &slice[..]);
-        let mut frame = encode_read_reply_head(read.origin.correlation, slot.id, &head, parts());
-        frame.reserve_exact(parts().map(<[u8]>::len).sum());
+        let correlation = read.origin.correlation;
+        let mut frame = encode_read_reply_head(correlation, slot.id, &head, parts.clone());
+        frame.reserve_exact(parts.clone().map(<[u8]>::len).sum());
         // Copied, not lent: a slice of 300 bytes keeps its whole extent, and a client that does not
         // read its replies would keep the memory that the log needs to be written.
-        parts().for_each(|batch| frame.extend_from_slice(batch));
+        parts.for_each(|batch| frame.extend_from_slice(batch));
         self.reads.bytes_this_turn += frame.len();
         self.clients.answer_whole(read.origin, frame);
     }

@@ -23,12 +23,10 @@ const FRAME_TARGET_BYTES: usize = 512 << 10;
 
 impl Shard {
     /// The replicate stage.
-    ///
-    /// `extent_bytes` is what anything read back for a peer holds of the arena at least.
-    pub(super) fn replicate(&mut self, extent_bytes: usize, fx: &mut Effects) {
+    pub(super) fn replicate(&mut self, fx: &mut Effects) {
         self.flush_groups();
         for link in 0..self.links.len() {
-            self.send_bulk(link, extent_bytes, fx);
+            self.send_bulk(link, fx);
         }
         for link in 0..self.links.len() {
             self.send_control(link, fx);
@@ -63,10 +61,9 @@ impl Shard {
     }
 
     /// Sends bulk frames on one link until its credit or its groups' wishes are used up.
-    fn send_bulk(&mut self, link: usize, extent_bytes: usize, fx: &mut Effects) {
-        self.links.at(link).admit_fetches(extent_bytes);
+    fn send_bulk(&mut self, link: usize, fx: &mut Effects) {
         while self.links.at(link).credit_left() > 0 && !self.links.at(link).ready.is_empty() {
-            let Some(frame) = self.build_bulk(link, extent_bytes) else { return };
+            let Some(frame) = self.build_bulk(link) else { return };
             let link = self.links.at(link);
             let bulk = link.bulk.expect("credit is only there while the stream is up");
             self.counters.peer_frames_sent += 1;
@@ -77,7 +74,7 @@ impl Shard {
     }
 
     /// One bulk frame, groups taken in turn, a batch each (MR-02). `None` if nothing can be sent.
-    fn build_bulk(&mut self, link: usize, extent_bytes: usize) -> Option<Frame> {
+    fn build_bulk(&mut self, link: usize) -> Option<Frame> {
         let peer = self.links.at(link).peer;
         let limit = self.config.geometry.block_bytes_max as usize;
         let mut builder = BulkFrameBuilder::new(limit, wal::frame_area_bytes);
@@ -109,17 +106,9 @@ impl Shard {
                     deferred.push(at);
                 }
                 NextAppend::Nothing => {}
-                NextAppend::Fetch { from, bytes_max }
-                    if self.links.at(link).may_fetch(extent_bytes) =>
-                {
-                    self.fetches.want_peer(at, peer, from, bytes_max);
+                NextAppend::Fetch { from, .. } => {
+                    self.want_for_peer(at, link, from);
                     self.recount(at, link);
-                }
-                NextAppend::Fetch { .. } => {
-                    // Not now: others hold what may be read back for this peer.
-                    mark!(F03_FETCH_FOR_PEER_REFUSED);
-                    slot.raft.fetched(peer, Vec::new());
-                    self.links.at(link).wait_to_fetch(at);
                 }
                 NextAppend::Batches { prev, commit, batch } => {
                     let slice = batch.slice.expect("raft asks to fetch what is not in memory");

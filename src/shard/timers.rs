@@ -25,6 +25,7 @@ impl Shard {
         self.drop_wedged_streams(fx);
         if self.next_retention <= self.now {
             self.next_retention = self.now.after(RETENTION_SCAN);
+            self.fetches.let_go();
             self.retain();
         }
     }

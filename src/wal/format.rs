@@ -491,16 +491,7 @@ impl<'a> BlockView<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn batch(&self, entry: &DirectoryEntry) -> Result<BatchView<'a>, BlockError> {
-        let offset = entry.offset;
-        let batch = BatchView::decode(self.batch_bytes(entry))
-            .inspect_err(|_| mark!(W05_BATCH_CHECKSUM_WRONG))
-            .map_err(|error| BlockError::Batch { offset, error })?;
-        let header = &batch.header;
-        let listed = header.group == entry.group
-            && header.span == entry.span
-            && header.kind == entry.kind
-            && header.batch_bytes() == entry.bytes as usize;
-        if listed { Ok(batch) } else { Err(BlockError::OtherBatch { offset }) }
+        entry.verify(self.batch_bytes(entry))
     }
 
     /// Verifies every batch. A block counts as a whole or not at all.
@@ -546,6 +537,24 @@ impl<'a> BlockView<'a> {
 }
 
 impl DirectoryEntry {
+    /// `bytes` as the batch that this lists, both checksums verified (W-15). For whoever has the
+    /// place of a batch from a directory that was checked.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify<'a>(&self, bytes: &'a [u8]) -> Result<BatchView<'a>, BlockError> {
+        let offset = self.offset;
+        let batch = BatchView::decode(bytes)
+            .inspect_err(|_| mark!(W05_BATCH_CHECKSUM_WRONG))
+            .map_err(|error| BlockError::Batch { offset, error })?;
+        let header = &batch.header;
+        let listed = header.group == self.group
+            && header.span == self.span
+            && header.kind == self.kind
+            && header.batch_bytes() == self.bytes as usize;
+        if listed { Ok(batch) } else { Err(BlockError::OtherBatch { offset }) }
+    }
+
     pub(super) fn encode(&self, to: &mut [u8]) {
         let to = &mut to[..DIRECTORY_ENTRY_BYTES];
         to.fill(0);

@@ -494,15 +494,10 @@ impl GroupLog {
         self.dense.drain(..keep_from.map_or(0, |at| at + 1));
     }
 
-    /// The block at or below the batch that holds `index`, and the segment to read in.
-    pub(super) fn point_of(&self, index: LogIndex) -> Option<(SegmentNo, Lsn, LogIndex)> {
-        let (_, piece) = self.pieces.range(..=index).next_back()?;
-        if piece.last < index {
-            return None;
-        }
-        let at = piece.points.partition_point(|(first, _)| *first <= index);
-        let (_, block) = piece.points[at - 1];
-        Some((piece.segment, block, piece.last))
+    /// The piece that holds `index`, and the piece's first index.
+    pub(super) fn piece_of(&self, index: LogIndex) -> Option<(LogIndex, &Piece)> {
+        let (start, piece) = self.pieces.range(..=index).next_back()?;
+        (index <= piece.last).then_some((*start, piece))
     }
 
     /// The exact place of the batch that holds `index`, if it is recent.
@@ -533,6 +528,12 @@ fn checkpointed(state: HardState) -> HardState {
 impl Piece {
     /// The distance between two points of a piece: what a reader may have to read in vain.
     pub(super) const POINT_EVERY_BYTES: u64 = 1 << 20;
+
+    /// A block at or below the batch that holds `index`, which is in this piece.
+    pub(super) fn point_of(&self, index: LogIndex) -> Lsn {
+        let at = self.points.partition_point(|(first, _)| *first <= index);
+        self.points[at - 1].1
+    }
 
     fn extend(&mut self, first: LogIndex, placed: &PlacedBatch) {
         let (_, newest_point) = *self.points.last().expect("a piece has a point");

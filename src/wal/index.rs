@@ -36,6 +36,9 @@ pub struct Located {
     pub block: Lsn,
     /// The exact place, if the batch is recent.
     pub batch: Option<PlacedBatch>,
+    /// From this index on, at or before the wanted one, batches lie in this segment in the order of
+    /// their indexes: none lies before one with a smaller index.
+    pub since: LogIndex,
     /// Up to this index the log goes on in this segment; locate again behind it.
     pub until: LogIndex,
 }
@@ -254,13 +257,12 @@ impl Index {
         if from <= log.base.index {
             return None;
         }
-        if let Some(place) = log.place_of(from) {
-            let segment = self.geometry.segment_of(place.block);
-            let (_, _, until) = log.point_of(from).unwrap_or((segment, place.block, from));
-            return Some(Located { segment, block: place.block, batch: Some(*place), until });
-        }
-        let (segment, block, until) = log.point_of(from)?;
-        Some(Located { segment, block, batch: None, until })
+        let (start, piece) = log.piece_of(from)?;
+        let (since, until) = (start, piece.last);
+        let place = log.place_of(from);
+        let block = place.map_or_else(|| piece.point_of(from), |place| place.block);
+        let segment = self.geometry.segment_of(block);
+        Some(Located { segment, block, batch: place.copied(), since, until })
     }
 
     /// The term of `index` in the log of `group`, its base included.

@@ -123,6 +123,13 @@ pub(crate) fn recover(disk: &Disk, identity: Identity, geometry: Geometry) -> Re
     }
 }
 
+impl Node {
+    /// What its blocks carry.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity { cluster: CLUSTER, node: uuid(self.id), shard: ShardId::new(0) }
+    }
+}
+
 impl World {
     pub(crate) fn new(geometry: Geometry, groups: u64, retention: RetentionLimits) -> Self {
         Self::of(Setup { retention, ..Setup::new(geometry, groups) })

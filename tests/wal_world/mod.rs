@@ -662,7 +662,7 @@ impl World {
     fn rewrite(&mut self, group: GroupId, first: LogIndex, last: LogIndex) {
         let mut next = first;
         while next <= last {
-            let bytes = read_batch(&self.disk, (&self.index, self.geometry), group, next)
+            let (_, bytes) = read_batch(&self.disk, (&self.index, self.geometry), group, next)
                 .expect("live and durable");
             let header = BatchHeader::decode(&bytes).expect("verified");
             let mut builder = self.builder();
@@ -722,13 +722,13 @@ fn random_change(prng: &mut Prng, pick: impl Fn(&mut Prng) -> GroupId) -> Change
     }
 }
 
-/// The batch of `group` that holds `index`, read back as the shard does it.
+/// The batch of `group` that holds `index`, read back as the shard does it, and its block.
 pub(crate) fn read_batch(
     disk: &Disk,
     (index, geometry): (&Index, Geometry),
     group: GroupId,
     at: LogIndex,
-) -> Option<Vec<u8>> {
+) -> Option<(Lsn, Vec<u8>)> {
     let located = index.locate(group, at)?;
     let term = index.term_at(group, at)?;
     let offset = usize::try_from(geometry.offset_of(located.block)).expect("small");
@@ -739,29 +739,38 @@ pub(crate) fn read_batch(
         let header = BatchHeader::decode(&bytes).expect("an exact place");
         assert_eq!(header.span, place.span);
         assert_eq!(Checksum::of(&bytes[BATCH_HEADER_BYTES..]), header.body_crc);
-        return Some(bytes);
+        return Some((place.block, bytes));
     }
     for block in blocks_in(&file[offset..], located.block, &identity()) {
         for entry in block.entries() {
             let wanted = entry.group == group && entry.span.contains(at) && entry.span.term == term;
             if wanted {
                 block.batch(&entry).expect("live data are sound");
-                return Some(block.batch_bytes(&entry).to_vec());
+                return Some((block.lsn(), block.batch_bytes(&entry).to_vec()));
             }
         }
     }
     None
 }
 
-/// Every batch of the model can be read back, byte for byte.
+/// Every batch of the model can be read back, byte for byte; and where the index says that batches lie
+/// in the order of their indexes they do, or whoever reads on would miss some.
 pub(crate) fn check_content(disk: &Disk, index: (&Index, Geometry), model: &Model) {
     for (group, log) in model {
+        let mut before: Option<Lsn> = None;
         for (span, expected) in &log.batches {
             let found = read_batch(disk, index, *group, span.last());
-            assert!(
-                found.as_deref() == Some(&**expected),
-                "{group:?} {span:?} cannot be read back"
-            );
+            let Some((block, bytes)) = found.filter(|(_, bytes)| *bytes == **expected) else {
+                panic!("{group:?} {span:?} cannot be read back");
+            };
+            let located = index.0.locate(*group, span.last()).expect("it was just read");
+            if located.since < span.first {
+                assert!(
+                    before.is_none_or(|before| before <= block),
+                    "{group:?} {span:?} lies below"
+                );
+            }
+            before = Some(block);
         }
     }
 }
