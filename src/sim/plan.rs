@@ -279,8 +279,9 @@ impl Plan {
         if self.nodes > 1 && prng.chance(25, 100) {
             self.draw_plots(prng);
         }
-        // Openings of several blocks: many groups, small blocks.
-        if self.groups >= 50 && prng.chance(2, 3) {
+        // Openings of several blocks: many groups, small blocks. Not on many nodes: such a world takes
+        // as long as fifty others, and what it is about happens on one node.
+        if self.groups >= 50 && self.nodes <= 3 && prng.chance(2, 3) {
             let geometry = &mut self.geometry;
             geometry.block_bytes_max = *pick(prng, &[4 << 10, 8 << 10]);
             let window = u64::from(geometry.block_bytes_max * geometry.writes_in_flight_max);
