@@ -760,7 +760,7 @@ pub(crate) fn check_content(disk: &Disk, index: (&Index, Geometry), model: &Mode
         let mut before: Option<Lsn> = None;
         for (span, expected) in &log.batches {
             let found = read_batch(disk, index, *group, span.last());
-            let Some((block, bytes)) = found.filter(|(_, bytes)| *bytes == **expected) else {
+            let Some((block, _)) = found.filter(|(_, bytes)| *bytes == **expected) else {
                 panic!("{group:?} {span:?} cannot be read back");
             };
             let located = index.0.locate(*group, span.last()).expect("it was just read");
