@@ -536,8 +536,9 @@ fn recover(image: &[u8], first: u64, may: WalMay, files: &[SegmentFile]) -> Resu
             Step::Done(recovered) => {
                 recovered.index.check();
                 assert!(recovered.durable_lsn <= recovered.end);
-                let kept = recovered.kept.len() + recovered.spare.len();
-                assert_eq!(kept, files.len(), "every file is kept or spare");
+                let Recovered { kept, spare, set_aside, .. } = &*recovered;
+                let known = kept.len() + spare.len() + set_aside.len();
+                assert_eq!(known, files.len(), "every file is kept, spare or set aside");
                 let Recovered { groups, end, cut, .. } = *recovered;
                 return Ok(format!("{groups:?} {end:?} {cut:?}"));
             }

@@ -54,6 +54,9 @@ pub(crate) fn free_base_port() -> u16 {
 }
 
 /// The configuration of a node that is a cluster of its own.
+///
+/// Its timers forgive a disk that the other tests keep busy: a leader whose device hangs for longer
+/// than an election takes steps down.
 pub(crate) fn lone_node(dir: &Path) -> PathBuf {
     let path = dir.join("node.toml");
     let port = free_base_port() + 1000;
@@ -62,6 +65,9 @@ pub(crate) fn lone_node(dir: &Path) -> PathBuf {
          node_id = 1\n\
          data_dir = \"data\"\n\
          pin_cores = false\n\
+         raft.election_min_ms = 300\n\
+         raft.election_max_ms = 1000\n\
+         raft.check_quorum_ms = 1000\n\
          limits.arena_bytes_per_shard = \"16 MiB\"\n\
          wal.segments_ahead = 1\n\
          [[nodes]]\n\

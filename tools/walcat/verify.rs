@@ -43,6 +43,7 @@ fn print(log: &Log, recovered: &Recovered, group: Option<u64>, json: bool) {
             "durable_lsn": recovered.durable_lsn.get(),
             "segments_kept": recovered.kept.len(),
             "segments_spare": recovered.spare.len(),
+            "segments_set_aside": recovered.set_aside.len(),
             "cut": cut,
             "groups": groups,
         });
@@ -50,12 +51,13 @@ fn print(log: &Log, recovered: &Recovered, group: Option<u64>, json: bool) {
         return;
     }
     println!(
-        "log {}: sound up to LSN {}, durable {}, {} segments kept, {} spare",
+        "log {}: sound up to LSN {}, durable {}, {} segments kept, {} spare, {} set aside",
         log.name,
         recovered.end,
         recovered.durable_lsn,
         recovered.kept.len(),
-        recovered.spare.len()
+        recovered.spare.len(),
+        recovered.set_aside.len()
     );
     if let Some(cut) = cut {
         println!("  {cut}");
