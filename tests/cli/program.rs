@@ -65,11 +65,11 @@ pub(crate) fn lone_node(dir: &Path) -> PathBuf {
          node_id = 1\n\
          data_dir = \"data\"\n\
          pin_cores = false\n\
+         limits.arena_bytes_per_shard = \"16 MiB\"\n\
+         wal.segments_ahead = 1\n\
          raft.election_min_ms = 300\n\
          raft.election_max_ms = 1000\n\
          raft.check_quorum_ms = 1000\n\
-         limits.arena_bytes_per_shard = \"16 MiB\"\n\
-         wal.segments_ahead = 1\n\
          [[nodes]]\n\
          id = 1\n\
          host = \"127.0.0.1\"\n\
