@@ -47,7 +47,7 @@ impl Group {
         let Some(found) = in_memory.or_else(|| progress.fetched_front()) else {
             mark!(R08_FETCH_ASKED);
             progress.fetching = true;
-            return NextAppend::Fetch { from: progress.next, bytes_max };
+            return NextAppend::Fetch { from: progress.next };
         };
         let bytes = u64::from(found.bytes);
         let batch = found.clone();

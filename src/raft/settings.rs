@@ -165,8 +165,6 @@ pub enum NextAppend {
     Fetch {
         /// The first index wanted; the batch that contains it may start earlier.
         from: LogIndex,
-        /// What could be sent at once. More may be read.
-        bytes_max: u64,
     },
 }
 

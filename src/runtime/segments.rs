@@ -87,9 +87,11 @@ fn lives_in_memory(directory: &Path) -> io::Result<bool> {
 /// the log would have to wait.
 fn has_room(directory: &Path, bytes: u64) -> io::Result<bool> {
     let facts = facts_of(directory)?;
-    let block_bytes = u64::try_from(facts.f_bsize).map_err(io::Error::other)?;
-    // Some do not say.
-    Ok(facts.f_blocks == 0 || bytes / block_bytes.max(1) <= facts.f_bavail)
+    // What blocks are counted in; some file systems only have the other size.
+    let counted_in = if facts.f_frsize > 0 { facts.f_frsize } else { facts.f_bsize };
+    let block_bytes = u64::try_from(counted_in).map_err(io::Error::other)?;
+    // Some do not say how many there are.
+    Ok(facts.f_blocks == 0 || bytes.div_ceil(block_bytes.max(1)) <= facts.f_bavail)
 }
 
 fn facts_of(directory: &Path) -> io::Result<libc::statfs> {

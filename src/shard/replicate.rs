@@ -106,7 +106,7 @@ impl Shard {
                     deferred.push(at);
                 }
                 NextAppend::Nothing => {}
-                NextAppend::Fetch { from, .. } => {
+                NextAppend::Fetch { from } => {
                     self.want_for_peer(at, link, from);
                     self.recount(at, link);
                 }

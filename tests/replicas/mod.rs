@@ -62,7 +62,7 @@ pub(crate) struct Node {
     before: Option<Summary>,
     /// Reads of the disk are not answered while set.
     pub(crate) fetches_held: bool,
-    fetch_waits: BTreeMap<NodeId, (LogIndex, u64)>,
+    fetch_waits: BTreeMap<NodeId, LogIndex>,
 }
 
 /// What may differ from test to test.
@@ -586,8 +586,8 @@ impl Cluster {
                 let group = node.group.as_mut().expect("up");
                 match group.next_append(peer, u64::MAX) {
                     NextAppend::Nothing => break,
-                    NextAppend::Fetch { from, bytes_max } => {
-                        node.fetch_waits.insert(peer, (from, bytes_max));
+                    NextAppend::Fetch { from } => {
+                        node.fetch_waits.insert(peer, from);
                         self.say(|| format!("{id:?} fetch from {from} for {peer:?}"));
                         self.answer_fetch(id, peer);
                     }
@@ -621,12 +621,12 @@ impl Cluster {
         if node.fetches_held {
             return;
         }
-        let Some((from, bytes_max)) = node.fetch_waits.remove(&peer) else { return };
+        let Some(from) = node.fetch_waits.remove(&peer) else { return };
         let group = node.group.as_mut().expect("up");
         let mut batches = Vec::new();
         let mut bytes = 0;
         let (mut at, last) = (from, group.last().index);
-        while at <= last && bytes < bytes_max.min(300) {
+        while at <= last && bytes < 300 {
             // Not durable yet means not on the disk; it is asked for again then.
             let Some((span, kind, len)) = node.disk.image.batch(at) else { break };
             bytes += u64::from(len);

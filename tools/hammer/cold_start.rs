@@ -46,7 +46,7 @@ pub(crate) fn run(dir: &Path, log_bytes: u64, progress: &mut Progress) -> Result
         progress.now(|| format!("reading the log of node {node} plainly"));
         let plain = read_plainly(&site.nodes.shard_dir(node))?;
         progress.now(|| format!("node {node} starts"));
-        let start = start_alone(&mut site, node)?;
+        let start = start_alone(&mut site, node, log_bytes)?;
         let rate = start.bytes as f64 / MEGABYTE / (start.milliseconds.max(1) as f64 / 1e3);
         report.fact(format!("node {node}: log read"), start.bytes as f64 / MEGABYTE, "MB");
         report.fact(format!("node {node}: rate"), rate, "MB/s");
@@ -79,13 +79,22 @@ fn write_log(site: &Site, log_bytes: u64, progress: &mut Progress) -> Result<(),
     Err(format!("{log_bytes} bytes of log were not written in {FLOODS_MAX} s"))
 }
 
-fn start_alone(site: &mut Site, node: usize) -> Result<Start, String> {
+fn start_alone(site: &mut Site, node: usize, log_bytes: u64) -> Result<Start, String> {
     let began = Instant::now();
     site.nodes.start_with(node, |_| ())?;
-    let line = site.nodes.wait_for("a node that starts", || {
-        let told = site.nodes.tail(node);
-        told.lines().find(|line| line.contains("event=serving")).map(str::to_owned)
-    })?;
+    // One patience for every GiB: a very slow disk reads that.
+    let mut patience = 1 + (log_bytes >> 30);
+    let line = loop {
+        let line = site.nodes.wait_for("a node that starts", || {
+            let told = site.nodes.tail(node);
+            told.lines().find(|line| line.contains("event=serving")).map(str::to_owned)
+        });
+        patience -= 1;
+        if line.is_ok() || patience == 0 || !site.nodes.is_alive(node) {
+            break line?;
+        }
+        go_on()?;
+    };
     let ready = began.elapsed();
     let number = |name: &str| {
         let value = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
